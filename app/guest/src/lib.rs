@@ -1,0 +1,1 @@
+//! Gets guests: packages from the host's package manager, initramfs of our own.

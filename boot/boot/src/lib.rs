@@ -1,0 +1,1 @@
+//! Reads kernels and builds a guest's initial memory and CPU state.

@@ -1,0 +1,1 @@
+//! The virtual machine's clock and its labelled timers.

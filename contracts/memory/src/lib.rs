@@ -1,0 +1,15 @@
+//! Guest physical memory.
+//!
+//! A guest's RAM is one memfd, mapped shared, in up to two regions: below the 32-bit PCI hole and
+//! above 4 GiB. Devices and loaders use it through [`vm_memory`]'s traits ([`GuestRam::memory`]);
+//! engines, which reach it for every guest access, use [`GuestRam::host_page`] and the per-page
+//! [`PageFlags`].
+
+mod page_flags;
+mod ram;
+
+pub use page_flags::PageFlags;
+pub use ram::{GuestRam, MemoryError, PCI_HOLE_END, PCI_HOLE_START, Region};
+pub use vm_memory::{
+    Bytes, GuestAddress as GuestPhysAddr, GuestMemory, GuestMemoryBackend, GuestMemoryMmap,
+};

@@ -1,0 +1,178 @@
+//! The RAM of one guest.
+
+use crate::PageFlags;
+use std::fs::File;
+use std::os::fd::FromRawFd;
+use thiserror::Error;
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+/// Start of the 32-bit hole for PCI, APICs and firmware; RAM that does not fit below continues at
+/// [`PCI_HOLE_END`].
+pub const PCI_HOLE_START: u64 = 0xc000_0000;
+/// End of the 32-bit hole.
+pub const PCI_HOLE_END: u64 = 0x1_0000_0000;
+
+/// Why guest RAM could not be had.
+#[derive(Debug, Error)]
+pub enum MemoryError {
+    /// The size is zero, not a multiple of the page size, or more than half a terabyte.
+    #[error("{0} bytes is not a usable amount of guest memory (4 KiB multiples up to 512 GiB)")]
+    Size(u64),
+    /// The host refused the memory file.
+    #[error("cannot create {size} bytes of guest memory")]
+    Create {
+        /// Bytes asked for.
+        size: u64,
+        /// The host's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The host refused to map the memory file.
+    #[error("cannot map {size} bytes of guest memory: {reason}")]
+    Map {
+        /// Bytes asked for.
+        size: u64,
+        /// The mapping library's reason.
+        reason: String,
+    },
+}
+
+/// A contiguous range of guest RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Region {
+    /// First guest-physical address.
+    pub start: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Host virtual address of the first byte, valid as long as the [`GuestRam`] lives.
+    pub hva: usize,
+    /// Page number of the first page within the RAM file.
+    pub first_page: usize,
+}
+
+/// The RAM of one guest: a memfd and its mapping.
+#[derive(Debug)]
+pub struct GuestRam {
+    memory: GuestMemoryMmap,
+    regions: [Region; 2],
+    page_flags: PageFlags,
+    size: u64,
+}
+
+impl GuestRam {
+    /// Creates `size` bytes of zeroed RAM.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError`] if the size is unusable or the host has no room.
+    pub fn new(size: u64) -> Result<Self, MemoryError> {
+        if size == 0 || !size.is_multiple_of(4096) || size > 512 << 30 {
+            return Err(MemoryError::Size(size));
+        }
+        let file = memory_file(size).map_err(|source| MemoryError::Create { size, source })?;
+        let low = size.min(PCI_HOLE_START);
+        let mut ranges = vec![(GuestAddress(0), low as usize, Some(FileOffset::new(file, 0)))];
+        if size > low {
+            let file = ranges[0].2.as_ref().map(|offset| offset.arc().clone());
+            let offset = file.map(|file| FileOffset::from_arc(file, low));
+            ranges.push((GuestAddress(PCI_HOLE_END), (size - low) as usize, offset));
+        }
+        let memory = GuestMemoryMmap::from_ranges_with_files(ranges)
+            .map_err(|error| MemoryError::Map { size, reason: error.to_string() })?;
+        let mut regions = [Region { start: 0, size: 0, hva: 0, first_page: 0 }; 2];
+        let mut first_page = 0;
+        for (slot, region) in regions.iter_mut().zip(memory.iter()) {
+            *slot = Region {
+                start: region.start_addr().0,
+                size: region.len(),
+                hva: region.as_ptr() as usize,
+                first_page,
+            };
+            first_page += (region.len() / 4096) as usize;
+        }
+        Ok(Self { memory, regions, page_flags: PageFlags::new((size / 4096) as usize), size })
+    }
+
+    /// RAM as devices and loaders see it.
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
+    /// Bytes of RAM.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The contiguous ranges of RAM, ascending; the second one is empty in small guests.
+    pub fn regions(&self) -> &[Region; 2] {
+        &self.regions
+    }
+
+    /// The host address of the page that holds `gpa` and its page number within the RAM file, or
+    /// `None` where there is no RAM.
+    #[inline]
+    pub fn host_page(&self, gpa: u64) -> Option<(usize, usize)> {
+        for region in &self.regions {
+            let offset = gpa.wrapping_sub(region.start);
+            if offset < region.size {
+                let page = (offset >> 12) as usize;
+                return Some((region.hva + (page << 12), region.first_page + page));
+            }
+        }
+        None
+    }
+
+    /// The per-page flags shared by all vCPUs.
+    #[inline]
+    pub fn page_flags(&self) -> &PageFlags {
+        &self.page_flags
+    }
+}
+
+fn memory_file(size: u64) -> std::io::Result<File> {
+    #[expect(unsafe_code, reason = "memfd_create has no safe wrapper in the standard library")]
+    // SAFETY: the name is a NUL-terminated literal; the descriptor returned is new and owned here.
+    let file = unsafe {
+        let fd = libc::memfd_create(c"ambos-guest-ram".as_ptr(), libc::MFD_CLOEXEC);
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        File::from_raw_fd(fd)
+    };
+    file.set_len(size)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::Bytes;
+
+    #[test]
+    fn devices_and_engines_see_the_same_bytes() {
+        let ram = GuestRam::new(4 << 20).unwrap();
+        ram.memory().write_obj(0x1234_5678_u32, GuestAddress(0x3ff8)).unwrap();
+        let (hva, page) = ram.host_page(0x3ff8).unwrap();
+        assert_eq!(page, 3);
+        assert_eq!(hva, ram.regions()[0].hva + 0x3000);
+        assert_eq!(ram.host_page(4 << 20), None);
+        assert_eq!(ram.host_page(u64::MAX), None);
+    }
+
+    #[test]
+    fn large_guests_leave_the_pci_hole_free() {
+        let ram = GuestRam::new(5 << 30).unwrap();
+        assert!(ram.host_page(PCI_HOLE_START).is_none());
+        assert!(ram.host_page(PCI_HOLE_END - 1).is_none());
+        let (_, page) = ram.host_page(PCI_HOLE_END).unwrap();
+        assert_eq!(page as u64, PCI_HOLE_START >> 12);
+        assert!(ram.host_page(PCI_HOLE_END + (2 << 30)).is_none());
+    }
+
+    #[test]
+    fn unusable_sizes_are_refused() {
+        for size in [0, 4095, 1 << 40] {
+            assert!(matches!(GuestRam::new(size), Err(MemoryError::Size(_))));
+        }
+    }
+}

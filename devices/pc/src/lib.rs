@@ -1,0 +1,1 @@
+//! The generic chips of a PC.

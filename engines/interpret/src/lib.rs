@@ -1,0 +1,1 @@
+//! The interpreter: reference semantics of every processor mode.

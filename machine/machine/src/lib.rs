@@ -1,0 +1,1 @@
+//! Assembles memory, vCPUs and platform into a machine and runs it.

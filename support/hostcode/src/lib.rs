@@ -1,0 +1,1 @@
+//! Executable memory and the guard that turns host faults in generated code into values.
