@@ -1,0 +1,157 @@
+//! Timers and the queue of their deadlines.
+
+use crate::VmClock;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// What a timer calls at its deadline.
+pub trait TimerTarget: Send + Sync {
+    /// The timer's deadline is at or before `now`, in nanoseconds of machine time. The timer is
+    /// no longer armed.
+    ///
+    /// A call may come although the timer was cancelled or armed anew at the same moment: the
+    /// target compares `now` with what it waits for.
+    fn expired(&self, now: u64);
+}
+
+/// A device whose timers are served under its own lock: `Mutex<impl Expire>` is a
+/// [`TimerTarget`].
+pub trait Expire: Send {
+    /// As [`TimerTarget::expired`].
+    fn expire(&mut self, now: u64);
+}
+
+impl<T: Expire + ?Sized> TimerTarget for Mutex<T> {
+    fn expired(&self, now: u64) {
+        self.lock().unwrap_or_else(PoisonError::into_inner).expire(now);
+    }
+}
+
+/// A timer of a [`VmClock`]; dropping it cancels it.
+pub struct Timer {
+    clock: Arc<VmClock>,
+    id: u64,
+}
+
+impl fmt::Debug for Timer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Timer").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Timer {
+    pub(crate) fn new(clock: Arc<VmClock>, id: u64) -> Self {
+        Self { clock, id }
+    }
+
+    /// Fires at `deadline` (nanoseconds of machine time) instead of whenever it was armed for
+    /// before. A deadline in the past fires at the next [`VmClock::fire_due`].
+    pub fn arm(&self, deadline: u64) {
+        self.clock.arm(self.id, deadline);
+    }
+
+    /// Fires no more until it is armed again.
+    pub fn cancel(&self) {
+        self.clock.lock().cancel(self.id);
+    }
+
+    /// The deadline it is armed for.
+    pub fn deadline(&self) -> Option<u64> {
+        self.clock.lock().slots.get(&self.id).and_then(|slot| slot.deadline)
+    }
+
+    /// The clock it belongs to.
+    pub fn clock(&self) -> &Arc<VmClock> {
+        &self.clock
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        let mut queue = self.clock.lock();
+        queue.cancel(self.id);
+        queue.slots.remove(&self.id);
+    }
+}
+
+struct Slot {
+    label: String,
+    target: Weak<dyn TimerTarget>,
+    deadline: Option<u64>,
+}
+
+/// All timers of a clock, ordered by deadline.
+#[derive(Default)]
+pub(crate) struct Queue {
+    slots: BTreeMap<u64, Slot>,
+    deadlines: BTreeSet<(u64, u64)>,
+    next_id: u64,
+    sleepers: usize,
+    /// The earliest time at which a sleeper wakes by itself; meaningful while there are sleepers.
+    wakes_at: u64,
+}
+
+impl Queue {
+    pub(crate) fn add(&mut self, label: String, target: Weak<dyn TimerTarget>) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.slots.insert(id, Slot { label, target, deadline: None });
+        id
+    }
+
+    /// Arms timer `id`; returns whether sleepers must be woken because they would sleep too long.
+    pub(crate) fn arm(&mut self, id: u64, deadline: u64) -> bool {
+        self.cancel(id);
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.deadline = Some(deadline);
+            self.deadlines.insert((deadline, id));
+        }
+        self.sleepers > 0 && deadline < self.wakes_at
+    }
+
+    pub(crate) fn cancel(&mut self, id: u64) {
+        let armed = self.slots.get_mut(&id).and_then(|slot| slot.deadline.take());
+        if let Some(deadline) = armed {
+            self.deadlines.remove(&(deadline, id));
+        }
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<u64> {
+        self.deadlines.first().map(|&(deadline, _)| deadline)
+    }
+
+    /// Disarms every timer due at `now` and returns their targets, earliest first.
+    pub(crate) fn take_due(&mut self, now: u64) -> Vec<Weak<dyn TimerTarget>> {
+        let mut due = Vec::new();
+        while let Some(&(deadline, id)) = self.deadlines.first()
+            && deadline <= now
+        {
+            self.deadlines.pop_first();
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.deadline = None;
+                due.push(slot.target.clone());
+            }
+        }
+        due
+    }
+
+    pub(crate) fn armed(&self) -> Vec<(String, u64)> {
+        let slots = self.deadlines.iter().filter_map(|&(deadline, id)| {
+            self.slots.get(&id).map(|slot| (slot.label.clone(), deadline))
+        });
+        slots.collect()
+    }
+
+    /// A thread goes to sleep until `awaited` (`None`: until woken).
+    pub(crate) fn sleep_begins(&mut self, awaited: Option<u64>) {
+        let awaited = awaited.unwrap_or(u64::MAX);
+        // The latest sleeper decides: waking one too often is harmless.
+        self.wakes_at = if self.sleepers == 0 { awaited } else { self.wakes_at.max(awaited) };
+        self.sleepers += 1;
+    }
+
+    pub(crate) fn sleep_ends(&mut self) {
+        self.sleepers -= 1;
+    }
+}
