@@ -1,11 +1,15 @@
-//! One byte of flags for each page of guest RAM, shared by all vCPUs.
+//! Flags and a code version for each page of guest RAM, shared by all vCPUs.
+//!
+//! An engine that caches code of a page sets [`PageFlags::CODE`] first. Whoever writes to such a page
+//! increments its version, which makes every engine's cached code of that page stale.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 /// The flags of all RAM pages, indexed by page number within the RAM file.
 #[derive(Debug)]
 pub struct PageFlags {
     flags: Box<[AtomicU8]>,
+    versions: Box<[AtomicU32]>,
 }
 
 impl PageFlags {
@@ -13,7 +17,10 @@ impl PageFlags {
     pub const CODE: u8 = 1 << 0;
 
     pub(crate) fn new(pages: usize) -> Self {
-        Self { flags: (0..pages).map(|_| AtomicU8::new(0)).collect() }
+        Self {
+            flags: (0..pages).map(|_| AtomicU8::new(0)).collect(),
+            versions: (0..pages).map(|_| AtomicU32::new(0)).collect(),
+        }
     }
 
     /// The flags of page `page`; none for a page outside RAM.
@@ -30,5 +37,18 @@ impl PageFlags {
     /// Clears `bits` on page `page` and returns the flags it had.
     pub fn clear(&self, page: usize, bits: u8) -> u8 {
         self.flags.get(page).map_or(0, |flags| flags.fetch_and(!bits, Ordering::SeqCst))
+    }
+
+    /// The code version of page `page`.
+    #[inline]
+    pub fn version(&self, page: usize) -> u32 {
+        self.versions.get(page).map_or(0, |version| version.load(Ordering::Acquire))
+    }
+
+    /// Makes all cached code of page `page` stale.
+    pub fn bump_version(&self, page: usize) {
+        if let Some(version) = self.versions.get(page) {
+            version.fetch_add(1, Ordering::SeqCst);
+        }
     }
 }

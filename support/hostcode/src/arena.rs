@@ -1,0 +1,141 @@
+//! Executable memory under W^X: one memfd, mapped once writable and once executable.
+//!
+//! No address is ever both. Code is written through the writable mapping and runs at the same
+//! offset of the executable one; x86 keeps the two coherent.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
+use thiserror::Error;
+
+/// Why executable memory could not be had.
+#[derive(Debug, Error)]
+pub enum ArenaError {
+    /// The host refused memory or an executable mapping.
+    #[error("cannot map {size} bytes of executable memory ({step})")]
+    Map {
+        /// Bytes asked for.
+        size: usize,
+        /// What was refused.
+        step: &'static str,
+        /// The host's reason.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A bump-allocated area of generated code.
+#[derive(Debug)]
+pub struct Arena {
+    writable: usize,
+    executable: usize,
+    size: usize,
+    used: usize,
+}
+
+impl Arena {
+    /// Maps an arena of `size` bytes, rounded up to whole pages.
+    ///
+    /// # Errors
+    ///
+    /// [`ArenaError::Map`] if the host refuses.
+    pub fn new(size: usize) -> Result<Self, ArenaError> {
+        let size = size.next_multiple_of(4096);
+        let error = |step| ArenaError::Map { size, step, source: std::io::Error::last_os_error() };
+        // SAFETY: the name is a NUL-terminated literal; the returned descriptor is new and ours.
+        let file = unsafe {
+            let fd = libc::memfd_create(c"ambos-code".as_ptr(), libc::MFD_CLOEXEC);
+            if fd < 0 {
+                return Err(error("memory file"));
+            }
+            OwnedFd::from_raw_fd(fd)
+        };
+        // SAFETY: `file` is a valid descriptor.
+        if unsafe { libc::ftruncate(file.as_raw_fd(), size as libc::off_t) } != 0 {
+            return Err(error("memory file size"));
+        }
+        let map = |protection| {
+            // SAFETY: a fresh mapping at an address the kernel chooses replaces nothing.
+            unsafe {
+                libc::mmap(ptr::null_mut(), size, protection, libc::MAP_SHARED, file.as_raw_fd(), 0)
+            }
+        };
+        let writable = map(libc::PROT_READ | libc::PROT_WRITE);
+        if writable == libc::MAP_FAILED {
+            return Err(error("writable mapping"));
+        }
+        let executable = map(libc::PROT_READ | libc::PROT_EXEC);
+        if executable == libc::MAP_FAILED {
+            let refused = error("executable mapping");
+            // SAFETY: `writable` was mapped above with this size and nothing refers to it.
+            unsafe { libc::munmap(writable, size) };
+            return Err(refused);
+        }
+        Ok(Self { writable: writable as usize, executable: executable as usize, size, used: 0 })
+    }
+
+    /// Where code begins to execute.
+    pub fn start(&self) -> usize {
+        self.executable
+    }
+
+    /// Bytes mapped.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Bytes in use.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
+    /// The executable address at which the next [`Arena::push`] will place its code.
+    pub fn next_address(&self) -> usize {
+        self.executable + self.used.next_multiple_of(16)
+    }
+
+    /// Appends `code` at the next multiple of 16 and returns its executable address, or `None` if
+    /// the arena is full.
+    pub fn push(&mut self, code: &[u8]) -> Option<usize> {
+        let start = self.used.next_multiple_of(16);
+        let end = start.checked_add(code.len()).filter(|&end| end <= self.size)?;
+        // SAFETY: `start..end` lies inside the writable mapping, which this arena owns exclusively.
+        unsafe {
+            ptr::copy_nonoverlapping(code.as_ptr(), (self.writable + start) as *mut u8, code.len());
+        }
+        self.used = end;
+        Some(self.executable + start)
+    }
+
+    /// Forgets all code after the first `keep` bytes. No thread may be executing it.
+    pub fn truncate(&mut self, keep: usize) {
+        self.used = self.used.min(keep);
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: both mappings were made by `new` with this size and end here.
+        unsafe {
+            libc::munmap(self.writable as *mut libc::c_void, self.size);
+            libc::munmap(self.executable as *mut libc::c_void, self.size);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_runs_where_it_was_announced() {
+        let mut arena = Arena::new(1).unwrap();
+        let announced = arena.next_address();
+        // mov eax, 42; ret
+        let at = arena.push(&[0xb8, 42, 0, 0, 0, 0xc3]).unwrap();
+        assert_eq!(at, announced);
+        // SAFETY: the bytes at `at` are a function of this type.
+        let function: extern "sysv64" fn() -> u32 = unsafe { std::mem::transmute(at) };
+        assert_eq!(function(), 42);
+        assert_eq!(arena.push(&[0; 4096]), None);
+    }
+}
