@@ -1,0 +1,59 @@
+#!/bin/busybox sh
+# The first process of an Ambos guest. It makes the guest habitable and then does one of two
+# things: run the command that the kernel command line carries (ambos.exec), or give a shell on the
+# console. Either way the guest powers off afterwards.
+
+export PATH=/bin HOME=/root TERM=linux
+
+mount -t proc -o nosuid,nodev,noexec proc /proc
+mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
+mount -t devtmpfs -o nosuid,mode=0755 devtmpfs /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts -o nosuid,noexec,mode=0620 devpts /dev/pts
+mount -t tmpfs -o nosuid,nodev tmpfs /dev/shm
+mount -t tmpfs -o nosuid,nodev tmpfs /run
+mount -t tmpfs -o nosuid,nodev tmpfs /tmp
+hostname ambos
+
+command= nonce= verbose= rows= columns=
+set -f
+for word in $(cat /proc/cmdline); do
+    case $word in
+        ambos.exec=*) command=${word#*=} ;;
+        ambos.nonce=*) nonce=${word#*=} ;;
+        ambos.rows=*) rows=${word#*=} ;;
+        ambos.columns=*) columns=${word#*=} ;;
+        ambos.term=*) TERM=${word#*=} ;;
+        ambos.verbose) verbose=1 ;;
+    esac
+done
+set +f
+
+# Drivers for the devices that are there. The virtio bus appears once its PCI driver is loaded,
+# disks once their host adapter is.
+for bus in pci virtio xen; do
+    set -- /sys/bus/$bus/devices/*/modalias
+    [ -e "$1" ] && modprobe -a -b -q $(cat "$@")
+done
+[ -d /sys/bus/scsi ] && modprobe -a -q sd_mod sr_mod
+ip link set lo up
+
+if [ -n "$command" ]; then
+    # Only the command may write to the console now: no kernel messages but emergencies, no
+    # carriage returns put in by the terminal.
+    [ -n "$verbose" ] || echo 1 > /proc/sys/kernel/printk
+    stty -opost < /dev/console
+    cd /root
+    printf '\033]ambos;%s;begin\007' "$nonce"
+    sh -c "$(echo "$command" | base64 -d)" < /dev/null
+    printf '\033]ambos;%s;end=%s\007' "$nonce" "$?"
+    # Changing a setting waits until all output has left the terminal.
+    stty opost < /dev/console
+else
+    [ -n "$rows" ] && [ -n "$columns" ] && stty rows "$rows" columns "$columns" < /dev/console
+    cd /root
+    setsid cttyhack sh -l
+fi
+poweroff -f
+# Where the machine cannot be switched off, the kernel has stopped it; never end the first process.
+while :; do sleep 3600; done
