@@ -1,0 +1,87 @@
+//! Loading the segments of an ELF file to their physical addresses.
+
+use super::{Boot, BootError};
+use crate::image::{ProgramHeader, Vmlinux};
+use ambos_memory::GuestPhysAddr;
+use ambos_pc_map::memory::{EBDA_START, HIGH_MEMORY_START};
+use vm_memory::Bytes;
+
+/// Loads all segments and returns the end of the highest.
+pub(super) fn load(boot: &mut Boot<'_>, vmlinux: &Vmlinux<'_>) -> Result<u64, BootError> {
+    let mut end = 0;
+    for segment in vmlinux.elf.loads() {
+        let start = segment.physical_address;
+        let bytes = segment.bytes(&vmlinux.bytes);
+        place(boot, start, start + segment.memory_size)?;
+        fill(boot, segment, bytes)?;
+        end = end.max(start + segment.memory_size);
+    }
+    Ok(end)
+}
+
+/// Claims `start..end` for the kernel.
+pub(super) fn place(boot: &mut Boot<'_>, start: u64, end: u64) -> Result<(), BootError> {
+    if start < end && !boot.layout.take(start, end) {
+        return Err(refusal(boot, start, end));
+    }
+    Ok(())
+}
+
+fn refusal(boot: &Boot<'_>, start: u64, end: u64) -> BootError {
+    let overlaps = |from: u64, to: u64| start < to && from < end;
+    let overlap = |with| BootError::Overlap { start, end, with };
+    if overlaps(0, ambos_x86::PAGE_SIZE) {
+        return overlap("the interrupt vectors and BIOS data");
+    }
+    if overlaps(EBDA_START, HIGH_MEMORY_START) {
+        return overlap("firmware and video memory");
+    }
+    let in_ram = boot
+        .ram
+        .regions()
+        .iter()
+        .any(|region| region.start <= start && end <= region.start + region.size);
+    if in_ram {
+        return overlap("another part of the kernel or reserved memory");
+    }
+    BootError::does_not_fit(boot.ram, end)
+}
+
+impl BootError {
+    /// The kernel needs RAM up to `end`.
+    pub(super) fn does_not_fit(ram: &ambos_memory::GuestRam, end: u64) -> Self {
+        Self::KernelDoesNotFit {
+            end,
+            ram_mib: ram.size() >> 20,
+            needed_mib: end.div_ceil(1 << 20).checked_next_multiple_of(64).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// Writes a segment's bytes and zeroes what the file does not have.
+fn fill(boot: &Boot<'_>, segment: &ProgramHeader, bytes: &[u8]) -> Result<(), BootError> {
+    let start = segment.physical_address;
+    boot.write(start, bytes)?;
+    zero(boot, start + bytes.len() as u64, start + segment.memory_size)
+}
+
+/// Zeroes `start..end`, which has been claimed. What is zero already is not written, so that fresh
+/// guest memory stays untouched on the host.
+pub(super) fn zero(boot: &Boot<'_>, start: u64, end: u64) -> Result<(), BootError> {
+    const STEP: usize = 1 << 16;
+    let zeros = [0; STEP];
+    let mut buffer = vec![0; STEP];
+    let mut at = start;
+    while at < end {
+        let size = STEP.min(usize::try_from(end - at).unwrap_or(STEP));
+        let address = GuestPhysAddr(at);
+        boot.memory()
+            .read_slice(&mut buffer[..size], address)
+            .map_err(|source| BootError::Memory { address: at, size, source })?;
+        if buffer[..size] != zeros[..size] {
+            boot.write(at, &zeros[..size])?;
+        }
+        at += size as u64;
+    }
+    Ok(())
+}
