@@ -1,0 +1,135 @@
+//! The cache of decoded blocks.
+//!
+//! A block is a run of instructions in one page that ends at the first one that may branch. It is
+//! found by the guest-physical address of its first byte and the mode it was decoded for, so it
+//! survives address-space switches. A block is stale when its page's code version has moved on.
+
+use crate::op::Op;
+use ambos_memory::{GuestRam, PageFlags};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// A run of decoded instructions.
+#[derive(Debug)]
+pub struct Block {
+    /// The instructions.
+    pub ops: Box<[Op]>,
+    /// Bytes of code.
+    pub length: u16,
+    key: u64,
+    ram_page: usize,
+    version: u32,
+}
+
+/// Slots of the direct-mapped front of the cache.
+const FRONT: usize = 4096;
+/// Decoded instructions after which everything is dropped, which bounds the cache to some 25 MiB.
+const MAX_OPS: usize = 256 << 10;
+
+/// The decoded blocks of one vCPU.
+#[derive(Debug)]
+pub struct BlockCache {
+    front: Box<[Option<Rc<Block>>]>,
+    blocks: HashMap<u64, Rc<Block>>,
+    by_page: HashMap<usize, Vec<u64>>,
+    ops: usize,
+}
+
+impl Default for BlockCache {
+    fn default() -> Self {
+        Self {
+            front: (0..FRONT).map(|_| None).collect(),
+            blocks: HashMap::new(),
+            by_page: HashMap::new(),
+            ops: 0,
+        }
+    }
+}
+
+/// The key of a block: guest-physical addresses have at most 52 bits, modes four.
+#[inline]
+pub fn key(gpa: u64, mode: u64) -> u64 {
+    gpa | mode << 56
+}
+
+#[inline]
+fn slot(key: u64) -> usize {
+    (key ^ key >> 12 ^ key >> 54) as usize & (FRONT - 1)
+}
+
+impl BlockCache {
+    /// The block of `key`, if there is one and it is current.
+    #[inline]
+    pub fn get(&mut self, key: u64, version: u32) -> Option<Rc<Block>> {
+        if let Some(block) = &self.front[slot(key)]
+            && block.key == key
+            && block.version == version
+        {
+            return Some(Rc::clone(block));
+        }
+        let block = self.blocks.get(&key)?;
+        if block.version != version {
+            return None;
+        }
+        let block = Rc::clone(block);
+        self.front[slot(key)] = Some(Rc::clone(&block));
+        Some(block)
+    }
+
+    /// Adds a block.
+    pub fn insert(
+        &mut self,
+        key: u64,
+        ram_page: usize,
+        version: u32,
+        ops: Vec<Op>,
+        length: u16,
+    ) -> Rc<Block> {
+        if self.ops + ops.len() > MAX_OPS {
+            self.clear();
+        }
+        self.ops += ops.len();
+        let block = Rc::new(Block { ops: ops.into(), length, key, ram_page, version });
+        self.front[slot(key)] = Some(Rc::clone(&block));
+        match self.blocks.insert(key, Rc::clone(&block)) {
+            Some(old) => self.ops -= old.ops.len(),
+            None => self.by_page.entry(ram_page).or_default().push(key),
+        }
+        block
+    }
+
+    /// A block that is not kept.
+    pub fn temporary(ops: Vec<Op>, length: u16) -> Rc<Block> {
+        Rc::new(Block { ops: ops.into(), length, key: u64::MAX, ram_page: usize::MAX, version: 0 })
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self) {
+        self.front.fill(None);
+        self.blocks.clear();
+        self.by_page.clear();
+        self.ops = 0;
+    }
+
+    /// Notes a write of `length` bytes at `offset` of a page with cached code. Returns whether any
+    /// code was dropped.
+    ///
+    /// The page's version moves on, which makes the other vCPUs' blocks of it stale as well, unless
+    /// this vCPU is sure that nobody has code at these bytes: it knows only its own.
+    pub fn written(&mut self, ram: &GuestRam, ram_page: usize, offset: u64, length: u64) -> bool {
+        let _ = (offset, length);
+        ram.page_flags().clear(ram_page, PageFlags::CODE);
+        ram.page_flags().bump_version(ram_page);
+        for key in self.by_page.remove(&ram_page).unwrap_or_default() {
+            if let Some(block) = self.blocks.remove(&key) {
+                self.ops -= block.ops.len();
+                debug_assert_eq!(block.ram_page, ram_page);
+            }
+            let front = &mut self.front[slot(key)];
+            if front.as_ref().is_some_and(|block| block.key == key) {
+                *front = None;
+            }
+        }
+        true
+    }
+}

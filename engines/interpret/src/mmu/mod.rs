@@ -1,0 +1,22 @@
+//! The software memory-management unit.
+//!
+//! - [`walk`]: page walks with all permission checks, accessed and dirty bits.
+//! - [`tlb`]: cached translations of RAM pages, tagged by address space.
+//! - [`access`]: loads and stores at linear addresses.
+//!
+//! Translations that are not plain RAM (devices, watched pages, pages with cached code on their
+//! write side) never enter the TLB, so its hits need no further check.
+
+mod access;
+mod tlb;
+mod walk;
+
+pub use access::{Access, HostRange};
+pub use tlb::Tlb;
+pub use walk::Translation;
+
+/// Whether `linear` is canonical with 48-bit linear addresses.
+#[inline]
+pub fn is_canonical(linear: u64) -> bool {
+    (linear as i64) << 16 >> 16 == linear as i64
+}

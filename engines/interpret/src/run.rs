@@ -1,0 +1,202 @@
+//! The loop that runs blocks, and what is looked at between them.
+
+use crate::blocks::Block;
+use crate::cpu::{Cpu, RIP};
+use crate::exit::{Exit, Fault};
+use ambos_vcpu::{CpuState, Engine, Platform, Request, Stop};
+use ambos_x86::{RFlags, Vector};
+
+impl Engine for Cpu {
+    fn state(&self) -> CpuState {
+        self.save_state()
+    }
+
+    fn set_state(&mut self, state: &CpuState) {
+        self.load_state(state);
+    }
+
+    fn run(&mut self, platform: &mut dyn Platform, budget: Option<u64>) -> Stop {
+        let end = budget.map_or(u64::MAX, |budget| self.instructions.saturating_add(budget));
+        loop {
+            if self.slow || !self.attention.pending().is_empty() {
+                if let Some(stop) = self.look_up(platform) {
+                    return stop;
+                }
+                if self.slow {
+                    if self.instructions >= end {
+                        return Stop::Budget;
+                    }
+                    if let Some(stop) = self.step_slowly(platform) {
+                        return stop;
+                    }
+                    continue;
+                }
+            }
+            if self.instructions >= end {
+                return Stop::Budget;
+            }
+            let limit = usize::try_from(end - self.instructions).unwrap_or(usize::MAX);
+            if let Some(stop) = self.run_block(platform, limit) {
+                return stop;
+            }
+        }
+    }
+
+    fn instructions(&self) -> u64 {
+        self.instructions
+    }
+}
+
+impl Cpu {
+    /// Serves what other threads asked for and delivers interrupts.
+    fn look_up(&mut self, platform: &mut dyn Platform) -> Option<Stop> {
+        let pending = self.attention.pending();
+        if pending.contains(Request::FLUSH) {
+            self.attention.take(Request::FLUSH);
+            self.tlb.protect_all();
+        }
+        if pending.contains(Request::STOP) {
+            self.attention.take(Request::STOP);
+            return Some(Stop::Asked);
+        }
+        if pending.contains(Request::INIT) {
+            return Some(Stop::WaitForStartUp);
+        }
+        if self.interrupt_shadow {
+            return None;
+        }
+        if pending.contains(Request::NMI) && !self.nmi_blocked {
+            self.attention.take(Request::NMI);
+            self.nmi_blocked = true;
+            return self.deliver_interrupt(platform, Vector::Nmi as u8);
+        }
+        if pending.contains(Request::INTERRUPT)
+            && self.rflags().contains(RFlags::IF)
+            && let Some(vector) = platform.acknowledge_interrupt()
+        {
+            return self.deliver_interrupt(platform, vector);
+        }
+        None
+    }
+
+    /// Whether the vCPU has a reason to leave HLT.
+    pub fn wakes_from_halt(&self) -> bool {
+        let pending = self.attention.pending();
+        pending.intersects(Request::NMI | Request::INIT | Request::STOP)
+            || pending.contains(Request::INTERRUPT) && self.rflags().contains(RFlags::IF)
+    }
+
+    /// Runs one block, at most `limit` of its instructions.
+    #[inline]
+    fn run_block(&mut self, platform: &mut dyn Platform, limit: usize) -> Option<Stop> {
+        let block = match self.fetch(platform) {
+            Ok(block) => block,
+            Err(exit) => return self.leave(platform, exit, None),
+        };
+        if block.ops.len() <= limit {
+            return self.run_ops(platform, &block, block.ops.len());
+        }
+        self.run_ops(platform, &block, limit)
+    }
+
+    #[inline(always)]
+    fn run_ops(
+        &mut self,
+        platform: &mut dyn Platform,
+        block: &Block,
+        count: usize,
+    ) -> Option<Stop> {
+        for (index, op) in block.ops[..count].iter().enumerate() {
+            if let Err(exit) = (op.run)(self, platform, op) {
+                self.instructions += index as u64;
+                return self.leave(platform, exit, Some((op.start, op.end)));
+            }
+            if self.leave_block {
+                self.leave_block = false;
+                self.instructions += index as u64 + 1;
+                self.native.gpr[RIP] = op.next_rip(self);
+                return None;
+            }
+        }
+        self.instructions += count as u64;
+        let length = match block.ops.get(count) {
+            Some(op) => op.start,
+            None => block.length,
+        };
+        self.native.gpr[RIP] =
+            self.mask_rip(self.native.gpr[RIP].wrapping_add(u64::from(length)));
+        None
+    }
+
+    /// Ends a block early, at the instruction with these offsets (`None`: the fetch failed).
+    #[inline]
+    fn leave(
+        &mut self,
+        platform: &mut dyn Platform,
+        exit: Exit,
+        at: Option<(u16, u16)>,
+    ) -> Option<Stop> {
+        let (start, end) = at.unwrap_or((0, 0));
+        self.leave_block = false;
+        match exit {
+            Exit::Jump => {
+                self.instructions += 1;
+                None
+            }
+            Exit::Next => {
+                self.instructions += 1;
+                self.advance(end);
+                None
+            }
+            Exit::Again => {
+                self.advance(start);
+                None
+            }
+            Exit::Stop(stop) => {
+                self.instructions += 1;
+                self.advance(end);
+                Some(*stop)
+            }
+            Exit::Fault(fault) => {
+                self.advance(start);
+                self.deliver_fault(platform, fault)
+            }
+        }
+    }
+
+    fn advance(&mut self, offset: u16) {
+        self.native.gpr[RIP] =
+            self.mask_rip(self.native.gpr[RIP].wrapping_add(u64::from(offset)));
+    }
+
+    /// Runs one instruction with everything that needs a look at each one: interrupt shadow, single
+    /// step, breakpoints.
+    fn step_slowly(&mut self, platform: &mut dyn Platform) -> Option<Stop> {
+        let resume = self.rflags().contains(RFlags::RF);
+        if !resume && let Some(hit) = self.instruction_breakpoint() {
+            self.debug.dr6 = self.debug.dr6 & !0xf | hit;
+            return self.deliver_fault(platform, Fault { vector: Vector::Debug, error: 0 });
+        }
+        self.breakpoint_hits = 0;
+        // The instruction itself may begin a new shadow.
+        self.interrupt_shadow = false;
+        let before = self.instructions;
+        let trap = self.rflags().contains(RFlags::TF);
+        let stop = self.run_block(platform, 1);
+        let completed = self.instructions != before;
+        self.update_slow();
+        if completed {
+            if resume {
+                self.native.rflags &= !RFlags::RF.bits();
+                self.update_slow();
+            }
+            // A completed instruction traps if TF was set before it; loading SS defers the trap.
+            let hits = std::mem::take(&mut self.breakpoint_hits);
+            if (trap || hits != 0) && !self.interrupt_shadow && stop.is_none() {
+                self.debug.dr6 |= hits | if trap { 1 << 14 } else { 0 };
+                return self.deliver_trap(platform, Vector::Debug);
+            }
+        }
+        stop
+    }
+}
