@@ -23,7 +23,10 @@ mod table;
 
 pub use bytes::{read_bytes, read_dwords, write_bytes, write_dwords};
 pub use mmio_bus::{MmioBus, MmioRange};
-pub use pci::{PciAddress, PciFunction};
+pub use pci::{
+    Bar, BarKind, BarMapper, ConfigError, ConfigSpace, MsiMessage, PciAddress, PciFunction,
+    PciIdentity,
+};
 pub use port_bus::{PortBus, PortRange};
 pub use table::DeviceTable;
 

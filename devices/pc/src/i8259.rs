@@ -155,8 +155,7 @@ impl Chip {
     /// OCW2: end of interrupt and rotation.
     fn write_ocw2(&mut self, value: u8) {
         let level = value & 7;
-        let (rotate, specific, end) =
-            (value & 0x80 != 0, value & 0x40 != 0, value & 0x20 != 0);
+        let (rotate, specific, end) = (value & 0x80 != 0, value & 0x40 != 0, value & 0x20 != 0);
         match (end, specific) {
             (true, true) => {
                 self.in_service &= !(1 << level);
@@ -233,11 +232,13 @@ impl PicPair {
     pub const ELCR: u16 = 0x20;
 
     /// A pair whose interrupt output is `output`. `level_triggered` has a bit for each of the 16
-    /// inputs that firmware made level-triggered; bits of inputs that cannot be are ignored.
+    /// inputs that firmware made level-triggered; bits of inputs that cannot be are ignored. All
+    /// inputs are masked until the chips are programmed.
     pub fn new(output: Wire, level_triggered: u16) -> Self {
         let [low, high] = level_triggered.to_le_bytes();
-        let master = Chip { level_triggered: low & spec::ELCR_MASTER, ..Chip::default() };
-        let slave = Chip { level_triggered: high & spec::ELCR_SLAVE, ..Chip::default() };
+        let chip = |level_triggered| Chip { level_triggered, mask: 0xff, ..Chip::default() };
+        let master = chip(low & spec::ELCR_MASTER);
+        let slave = chip(high & spec::ELCR_SLAVE);
         Self { output, master, slave }
     }
 

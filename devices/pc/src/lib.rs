@@ -22,17 +22,20 @@
 pub mod absent;
 pub mod acpi_pm;
 pub mod apic;
+pub mod chipset;
 pub mod debug_exit;
 pub mod i8254;
 pub mod i8259;
 pub mod io_apic;
 pub mod mc146818;
+pub mod pci;
 pub mod power;
 pub mod system_control;
 pub mod uart16550;
 
 pub use acpi_pm::AcpiPm;
 pub use apic::{InterruptFabric, LocalApic};
+pub use chipset::{ChipsetError, PcChipset, PcConfig};
 pub use i8254::Pit;
 pub use i8259::PicPair;
 pub use io_apic::IoApic;

@@ -8,7 +8,6 @@
 //!
 //! Each APIC has a lock of its own, held for a few instructions; nobody holds two of them.
 
-
 mod fabric;
 mod registers;
 mod spec;
@@ -24,8 +23,8 @@ use ambos_clock::{TimerTarget, VmClock};
 use ambos_device::{AccessError, read_dwords};
 use ambos_vcpu::MsrFault;
 use ambos_x86::msr;
-use registers::{AskPic, Core, Effect, NoRegister};
 use fabric::Routing;
+use registers::{AskPic, Core, Effect, NoRegister};
 use spec::register;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -34,7 +34,8 @@ impl Cpus {
             attention: Arc::clone(attention),
             tsc: Arc::new(TripleTime(Arc::clone(&clock))),
         });
-        let cpus = Self { fabric: InterruptFabric::new(&clock, vcpus.collect()), attention, clock, time };
+        let cpus =
+            Self { fabric: InterruptFabric::new(&clock, vcpus.collect()), attention, clock, time };
         for cpu in 0..count {
             cpus.write(cpu, 0xf0, 0x1ff);
         }

@@ -158,9 +158,8 @@ fn logical_destinations() {
             vector: 0x70,
             level_triggered: false,
         });
-        let got: Vec<bool> = (0..4)
-            .map(|cpu| cpus.take(cpu).inspect(|_| cpus.end(cpu)).is_some())
-            .collect();
+        let got: Vec<bool> =
+            (0..4).map(|cpu| cpus.take(cpu).inspect(|_| cpus.end(cpu)).is_some()).collect();
         got
     };
     assert_eq!(logical(0b0101), [true, false, true, false]);

@@ -107,8 +107,10 @@ impl Pit {
     /// Offset of the port that gates channel 2 (port 61h of a PC).
     pub const PORT_61: u16 = 4;
 
-    /// A timer chip whose channel 0 drives `output`.
+    /// A timer chip whose channel 0 drives `output`. No channel counts, and the output is high as
+    /// in the mode that firmware leaves it in, so that programming it makes no edge.
     pub fn new(clock: &Arc<VmClock>, output: Wire) -> Arc<Mutex<Self>> {
+        output.set_level(true);
         Arc::new_cyclic(|pit: &Weak<Mutex<Self>>| {
             let timer = clock.timer("8254 channel 0", pit.clone() as Weak<dyn TimerTarget>);
             let channels = [Channel::new(true), Channel::new(true), Channel::new(false)];

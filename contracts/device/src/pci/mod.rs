@@ -1,4 +1,14 @@
 //! What sits on a PCI bus.
+//!
+//! A host bridge reaches a function through [`PciFunction`]. Most functions keep their registers in
+//! a [`ConfigSpace`] and let a [`BarMapper`] put them on the buses where the guest's base address
+//! registers say.
+
+mod bar_mapper;
+mod config_space;
+
+pub use bar_mapper::BarMapper;
+pub use config_space::{Bar, BarKind, ConfigError, ConfigSpace, MsiMessage, PciIdentity};
 
 use std::fmt;
 
