@@ -4,6 +4,7 @@
 //! - [`protocol`]: boot protocols: [`load`] puts a kernel and all it is told into guest memory and
 //!   returns the state of the first vCPU. Further vCPUs wait for a start-up message, as on a PC.
 //! - [`acpi`]: the tables that describe the PC to its operating system.
+//! - [`inspect`]: what a kernel file supports, for people and programs.
 //!
 //! Kernel files are untrusted. Devices and engines are not known here; the places of devices come
 //! from `ambos-pc-map`.
@@ -12,6 +13,7 @@
 pub mod acpi;
 mod bytes;
 pub mod image;
+pub mod inspect;
 pub mod protocol;
 #[cfg(test)]
 mod testing;
