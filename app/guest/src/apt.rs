@@ -110,7 +110,8 @@ impl Apt {
     pub fn refresh_lists(&self, progress: &dyn Progress) -> Result<(), GuestError> {
         progress.begin("Refreshing package lists", None);
         let mut command = self.command("apt-get");
-        command.args(["-qq", "update"]);
+        // By default a source that cannot be reached is only worth a warning.
+        command.args(["-qq", "-o", "APT::Update::Error-Mode=any", "update"]);
         let result = run(command, "apt-get", "refresh its package lists", || progress.advance(0));
         progress.end();
         result?;
@@ -138,8 +139,10 @@ impl Apt {
     }
 
     /// Downloads packages into the directory `into`, which is created if need be, and returns their
-    /// files in the order given. Files that are there already are kept, partial ones completed;
-    /// apt checks all of them against the signed lists. Other files in `into` are removed.
+    /// files in the order given. Packages that are there already are kept, and other files removed.
+    ///
+    /// A file gets its place in `into` only after apt has checked it against the signed lists; what
+    /// an interrupted download left is kept apart from these, and completed.
     ///
     /// # Errors
     ///
@@ -150,30 +153,54 @@ impl Apt {
         into: &Path,
         progress: &dyn Progress,
     ) -> Result<Vec<PathBuf>, GuestError> {
-        std::fs::create_dir_all(into).map_err(GuestError::file("create", into))?;
+        let partial = into.join("partial");
+        std::fs::create_dir_all(&partial).map_err(GuestError::file("create", &partial))?;
         let files: Vec<PathBuf> =
             packages.iter().map(|package| into.join(package.file_name())).collect();
         remove_others(into, &files)?;
+        let missing: Vec<&Package> = packages
+            .iter()
+            .filter(|package| size(&into.join(package.file_name())) != Some(package.size))
+            .collect();
+        if missing.is_empty() {
+            return Ok(files);
+        }
+        self.download_missing(&missing, &partial, progress)?;
+        for package in missing {
+            let from = partial.join(package.file_name());
+            let to = into.join(package.file_name());
+            std::fs::rename(&from, &to).map_err(GuestError::file("take in", &from))?;
+        }
+        Ok(files)
+    }
+
+    fn download_missing(
+        &self,
+        packages: &[&Package],
+        into: &Path,
+        progress: &dyn Progress,
+    ) -> Result<(), GuestError> {
+        let files: Vec<PathBuf> =
+            packages.iter().map(|package| into.join(package.file_name())).collect();
+        remove_others(into, &files)?;
+        for (file, package) in files.iter().zip(packages) {
+            // Apt trusts what looks complete, but this was never checked.
+            if size(file).is_some_and(|size| size >= package.size) {
+                std::fs::remove_file(file).map_err(GuestError::file("remove", file))?;
+            }
+        }
         let total = packages.iter().map(|package| package.size).sum();
-        progress.begin("Downloading packages", Some(total));
         let mut command = self.command("apt-get");
         command.args(["-qq", "download"]).current_dir(into);
         for package in packages {
             command.arg(format!("{}={}", package.name, package.version));
         }
+        progress.begin("Downloading packages", Some(total));
         let result = run(command, "apt-get", "download packages", || {
-            let sizes = files.iter().filter_map(|file| Some(std::fs::metadata(file).ok()?.len()));
-            progress.advance(sizes.sum::<u64>().min(total));
+            progress.advance(files.iter().filter_map(|file| size(file)).sum::<u64>().min(total));
         });
         progress.end();
-        result?;
-        match files.iter().find(|file| !file.is_file()) {
-            Some(missing) => Err(GuestError::Apt {
-                action: "download packages".to_owned(),
-                reason: format!("it left no file {}", missing.display()),
-            }),
-            None => Ok(files),
-        }
+        result.map(|_| ())
     }
 
     fn command(&self, tool: &str) -> Command {
@@ -210,6 +237,11 @@ impl Apt {
     fn stamp(&self) -> PathBuf {
         self.directory.join("lists-refreshed")
     }
+}
+
+/// How large a file is, if it is there.
+fn size(file: &Path) -> Option<u64> {
+    std::fs::metadata(file).ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len())
 }
 
 fn remove_others(directory: &Path, keep: &[PathBuf]) -> Result<(), GuestError> {
@@ -273,8 +305,9 @@ fn wait(child: &mut Child, poll: impl Fn()) -> std::io::Result<ExitStatus> {
 /// What of apt's error output goes into a one-line message.
 fn complaint(stderr: &str, status: ExitStatus) -> String {
     let errors: Vec<&str> = stderr.lines().filter_map(|line| line.strip_prefix("E: ")).collect();
-    if !errors.is_empty() {
-        return errors.join("; ");
+    // The first is the cause or one of several alike; the last only says that there were any.
+    if let Some(first) = errors.first() {
+        return first.trim().to_owned();
     }
     match stderr.lines().rfind(|line| !line.trim().is_empty()) {
         Some(line) => line.trim().to_owned(),
@@ -324,7 +357,7 @@ Version: 6.1.176-1
     #[test]
     fn complaints_are_one_line() {
         let status = ExitStatus::from_raw(100 << 8);
-        assert_eq!(complaint("W: old\nE: no network\nE: gave up\n", status), "no network; gave up");
+        assert_eq!(complaint("W: old\nE: no network\nE: gave up\n", status), "no network");
         assert_eq!(complaint("something\n\n", status), "something");
         assert_eq!(complaint("", status), "exit status: 100");
     }

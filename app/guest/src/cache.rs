@@ -5,7 +5,7 @@
 //! CACHE/apt/                              apt's own lists
 //! CACHE/packages/debian-standard/         packages, kept so that an initramfs can be made anew
 //! CACHE/guests/debian-standard/current    names the guest to use
-//! CACHE/guests/debian-standard/ID/        kernel, initrd, config, manifest.json
+//! CACHE/guests/debian-standard/ID/        kernel, initrd, config-…, manifest.json
 //! ```
 //!
 //! A guest's directory is complete from the moment it has its name, and `current` is replaced in one
@@ -89,7 +89,7 @@ pub struct GuestImage {
     pub kernel: PathBuf,
     /// The initramfs.
     pub initrd: PathBuf,
-    /// The kernel's configuration (`CONFIG_…` lines).
+    /// The kernel's configuration (`CONFIG_…` lines), under the name it has in `/boot`.
     pub config: PathBuf,
     /// Whether the initramfs is what this version of Ambos would make.
     pub(crate) current_recipe: bool,
@@ -170,12 +170,12 @@ impl Cache {
         let directory = std::fs::canonicalize(directory).ok()?;
         let guest = GuestImage {
             flavour,
-            release: manifest.release,
             version: manifest.version,
             kernel: directory.join("kernel"),
             initrd: directory.join("initrd"),
-            config: directory.join("config"),
+            config: directory.join(format!("config-{}", manifest.release)),
             current_recipe: manifest.recipe == initramfs::recipe(),
+            release: manifest.release,
         };
         [&guest.kernel, &guest.initrd, &guest.config]
             .iter()
@@ -304,7 +304,7 @@ mod tests {
     fn filled(cache: &Cache, name: &str) -> PathBuf {
         let directory = cache.guests(Flavour::Standard).join(name);
         std::fs::create_dir_all(&directory).unwrap();
-        for file in ["kernel", "initrd", "config"] {
+        for file in ["kernel", "initrd", "config-6.1.0-56-amd64"] {
             std::fs::write(directory.join(file), name).unwrap();
         }
         directory

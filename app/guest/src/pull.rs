@@ -88,6 +88,8 @@ fn update(options: &PullOptions, progress: &dyn Progress) -> Result<GuestImage, 
         (result, _) => result?,
     };
     match make(options, &apt, &wanted, progress) {
+        // Removed by now; downloaded anew it is another file.
+        Err(GuestError::Package { .. }) => make(options, &apt, &wanted, progress),
         // A package may have been superseded and removed since the lists were fetched.
         Err(GuestError::Apt { .. }) if refreshed.is_none() => {
             apt.refresh_lists(progress)?;
@@ -164,6 +166,10 @@ fn make(
     progress.begin("Unpacking packages", None);
     let result = unpack(&files, unpacked.path());
     progress.end();
+    if let Err(GuestError::Package { path, .. }) = &result {
+        // It was whole when it was downloaded; so that the next pull fetches it again.
+        std::fs::remove_file(path).map_err(GuestError::file("remove", path))?;
+    }
     result?;
     progress.begin("Building the initramfs", None);
     let result = assemble(unpacked.path(), &wanted.release, guest.path());
@@ -193,7 +199,8 @@ fn assemble(unpacked: &Path, release: &str, guest: &Path) -> Result<(), GuestErr
     };
     let boot = unpacked.join("boot");
     take(&boot.join(format!("vmlinuz-{release}")), "kernel")?;
-    take(&boot.join(format!("config-{release}")), "config")?;
+    let config = format!("config-{release}");
+    take(&boot.join(&config), &config)?;
 
     // Since the merge of / and /usr, packages name files by either.
     let either = |name: &str| {

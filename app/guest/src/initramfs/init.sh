@@ -15,7 +15,12 @@ mount -t tmpfs -o nosuid,nodev tmpfs /run
 mount -t tmpfs -o nosuid,nodev tmpfs /tmp
 hostname ambos
 
-command= nonce= verbose= rows= columns=
+# Tells the monitor something, in a form that a terminal would ignore.
+message() {
+    [ -n "$nonce" ] && printf '\033]ambos;%s;%s\007' "$nonce" "$1"
+}
+
+command= nonce= rows= columns=
 set -f
 for word in $(cat /proc/cmdline); do
     case $word in
@@ -24,7 +29,6 @@ for word in $(cat /proc/cmdline); do
         ambos.rows=*) rows=${word#*=} ;;
         ambos.columns=*) columns=${word#*=} ;;
         ambos.term=*) TERM=${word#*=} ;;
-        ambos.verbose) verbose=1 ;;
     esac
 done
 set +f
@@ -41,17 +45,18 @@ ip link set lo up
 if [ -n "$command" ]; then
     # Only the command may write to the console now: no kernel messages but emergencies, no
     # carriage returns put in by the terminal.
-    [ -n "$verbose" ] || echo 1 > /proc/sys/kernel/printk
+    echo 1 > /proc/sys/kernel/printk
     stty -opost < /dev/console
     cd /root
-    printf '\033]ambos;%s;begin\007' "$nonce"
+    message begin
     sh -c "$(echo "$command" | base64 -d)" < /dev/null
-    printf '\033]ambos;%s;end=%s\007' "$nonce" "$?"
+    message "end=$?"
     # Changing a setting waits until all output has left the terminal.
     stty opost < /dev/console
 else
     [ -n "$rows" ] && [ -n "$columns" ] && stty rows "$rows" columns "$columns" < /dev/console
     cd /root
+    message shell
     setsid cttyhack sh -l
 fi
 poweroff -f

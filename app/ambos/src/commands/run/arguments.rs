@@ -1,0 +1,220 @@
+//! The arguments of `ambos run`.
+
+use crate::size;
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  ambos run                                 the default guest, to a shell
+  ambos run --exec 'cat /proc/cpuinfo'      one command in it
+  ambos run --guest debian-cloud            Debian's kernel for virtual machines instead
+  ambos run --kernel bzImage --initrd root.cpio --append 'quiet'
+  ambos run --kernel vmlinux --boot pvh     an ELF kernel by its PVH entry
+  ambos run --kernel os.elf --debug-exit    an operating system of your own by Multiboot
+
+Keys, when the console is a terminal:
+  Ctrl-a x  end the guest at once
+  Ctrl-a a  send Ctrl-a to the guest
+  Ctrl-a h  show these keys
+
+When standard input is not a terminal it is passed on to the guest as it is, and its end does not
+end the guest. The default guest powers off when its shell exits, so end such input with `exit`.";
+
+/// Boot a guest and run it until it powers off
+///
+/// Without a kernel, the default guest is booted: Debian's stock kernel and busybox, fetched through
+/// this host's package sources on first use.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// How much the guest knows of being virtualized
+    #[arg(short, long, value_enum, default_value_t = Technique::Full)]
+    pub(super) technique: Technique,
+
+    /// The kernel: a bzImage or an ELF file
+    #[arg(long, value_name = "FILE", help_heading = "Guest")]
+    pub(super) kernel: Option<PathBuf>,
+
+    /// The initial RAM disk for a Linux kernel
+    #[arg(long, value_name = "FILE", help_heading = "Guest")]
+    pub(super) initrd: Option<PathBuf>,
+
+    /// A guest of `ambos guest list`
+    #[arg(long, value_name = "GUEST", help_heading = "Guest", conflicts_with = "kernel")]
+    #[arg(default_value = "debian-standard")]
+    pub(super) guest: String,
+
+    /// What to append to the kernel's command line
+    #[arg(long, value_name = "TEXT", help_heading = "Guest", allow_hyphen_values = true)]
+    pub(super) append: Option<String>,
+
+    /// How to enter the kernel
+    #[arg(long, value_enum, help_heading = "Guest", default_value_t = Boot::Auto)]
+    pub(super) boot: Boot,
+
+    /// A Multiboot module and its arguments; may be given several times
+    #[arg(long, value_name = "FILE[,ARGS]", help_heading = "Guest")]
+    pub(super) module: Vec<Module>,
+
+    /// Run this command in the guest instead of a shell and leave with its exit status
+    ///
+    /// Standard output is the command's, nothing else; its standard input is empty. It is run by the
+    /// shell of Ambos's own initramfs.
+    #[arg(long, value_name = "COMMAND", help_heading = "Guest", conflicts_with = "module")]
+    pub(super) exec: Option<String>,
+
+    /// Memory of the guest
+    #[arg(short, long, value_name = "SIZE", help_heading = "Machine")]
+    #[arg(value_parser = size::parse, default_value = "512M")]
+    pub(super) memory: u64,
+
+    /// Number of virtual CPUs
+    #[arg(long, value_name = "N", help_heading = "Machine", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..))]
+    pub(super) cpus: u8,
+
+    /// What executes the guest's instructions
+    #[arg(long, value_enum, help_heading = "Machine", default_value_t = Engine::Auto)]
+    pub(super) engine: Engine,
+
+    /// Let the guest end the monitor by writing a value v to I/O port 0xf4: exit status 2v+1
+    #[arg(long, help_heading = "Machine")]
+    pub(super) debug_exit: bool,
+
+    /// Where the guest's console goes: this terminal, or a file
+    #[arg(long, value_name = "stdio|FILE", help_heading = "Machine", default_value = "stdio")]
+    pub(super) console: Console,
+
+    /// Count and time every interception; print a table at the end, or write JSON to FILE
+    #[arg(long, value_name = "FILE", help_heading = "Machine", num_args = 0..=1)]
+    pub(super) stats: Option<Option<PathBuf>>,
+}
+
+/// How much a guest knows of being virtualized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Technique {
+    /// Nothing: it finds a complete PC (full virtualization)
+    Full,
+    /// Its drivers know: virtio devices in a PC
+    Hybrid,
+    /// Everything: hypercalls instead of privileged instructions (paravirtualization)
+    Para,
+}
+
+/// How a kernel is entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Boot {
+    /// By what the file is
+    Auto,
+    /// The 64-bit entry of the Linux boot protocol
+    Linux64,
+    /// The PVH entry that an ELF note names
+    Pvh,
+    /// Multiboot, version 1
+    Multiboot,
+}
+
+/// What executes guest code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Engine {
+    /// The fastest there is
+    Auto,
+    /// The binary translator
+    Translate,
+    /// The interpreter
+    Interpret,
+}
+
+/// Where the console goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Console {
+    /// Standard input and output.
+    Stdio,
+    /// Output to a file, no input.
+    File(PathBuf),
+}
+
+impl From<std::ffi::OsString> for Console {
+    fn from(text: std::ffi::OsString) -> Self {
+        if text == "stdio" { Self::Stdio } else { Self::File(text.into()) }
+    }
+}
+
+/// A file handed to a Multiboot kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Module {
+    /// The file.
+    pub(crate) path: PathBuf,
+    /// Its command line: the file's name and its arguments.
+    pub(crate) command_line: String,
+}
+
+impl From<String> for Module {
+    fn from(text: String) -> Self {
+        match text.split_once(',') {
+            Some((path, arguments)) => {
+                Self { path: path.into(), command_line: format!("{path} {arguments}") }
+            }
+            None => Self { path: text.clone().into(), command_line: text },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Program {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn parse(words: &[&str]) -> Result<Arguments, clap::Error> {
+        let words = std::iter::once("run").chain(words.iter().copied());
+        Program::try_parse_from(words).map(|program| program.arguments)
+    }
+
+    #[test]
+    fn everything_has_a_default() {
+        let arguments = parse(&[]).unwrap();
+        assert_eq!(arguments.technique, Technique::Full);
+        assert_eq!(arguments.memory, 512 << 20);
+        assert_eq!(arguments.cpus, 1);
+        assert_eq!(arguments.console, Console::Stdio);
+        assert_eq!(arguments.stats, None);
+    }
+
+    #[test]
+    fn statistics_go_to_the_terminal_or_a_file() {
+        assert_eq!(parse(&["--stats", "--cpus", "2"]).unwrap().stats, Some(None));
+        let file = parse(&["--stats", "x.json", "--cpus", "2"]).unwrap();
+        assert_eq!(file.stats, Some(Some("x.json".into())));
+    }
+
+    #[test]
+    fn modules_have_a_command_line() {
+        let arguments = parse(&["--module", "a/init,x y,z", "--module", "disk"]).unwrap();
+        let lines: Vec<_> =
+            arguments.module.iter().map(|module| module.command_line.as_str()).collect();
+        assert_eq!(lines, ["a/init x y,z", "disk"]);
+        assert_eq!(arguments.module[0].path, PathBuf::from("a/init"));
+    }
+
+    #[test]
+    fn contradictions_are_bad_usage() {
+        for words in [
+            &["--kernel", "a", "--guest", "debian-cloud"][..],
+            &["--exec", "true", "--module", "m"],
+            &["--memory", "512"],
+            &["--cpus", "0"],
+            &["-t", "half"],
+        ] {
+            let error = parse(words).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{words:?}");
+        }
+        assert_eq!(parse(&["--append", "-x"]).unwrap().append.as_deref(), Some("-x"));
+    }
+}
