@@ -15,13 +15,14 @@ use crate::absent::Absent;
 use crate::acpi_pm::{AcpiPm, TimerWidth};
 use crate::apic::{ApicVcpu, InterruptFabric, LocalApic};
 use crate::debug_exit::DebugExit;
+use crate::hpet::{HpetOutputs, LegacySwitch};
 use crate::mc146818::{Rtc, RtcConfig};
 use crate::pci::{
     ConfigPorts, ConfigWindow, HostBridge, IsaBridge, LINES, LineRouter, PciBus, PlugError,
 };
 use crate::power::PowerSink;
 use crate::system_control::SystemControlA;
-use crate::{IoApic, PicPair, Pit, Uart, lock};
+use crate::{Hpet, I8042, IoApic, PicPair, Pit, Uart, lock};
 use ambos_clock::VmClock;
 use ambos_device::{
     DeviceTable, MapError, MmioBus, MmioDevice, MmioRange, PciAddress, PciFunction, PortBus,
@@ -198,7 +199,11 @@ impl PcChipset {
         map.mmio("I/O APIC", io_apic.clone(), range)?;
 
         // Clocks.
-        let pit = Pit::new(&clock, lines.irq(interrupt::TIMER_IRQ).wire("8254 channel 0"));
+        let irqs = [interrupt::TIMER_IRQ, interrupt::RTC_IRQ];
+        let [irq_0, irq_8] = irqs.map(|irq| lines.irq(irq).wire("legacy replacement switch"));
+        let legacy = shared(LegacySwitch::new(irq_0, irq_8));
+        let legacy_pin = |line| InputPin::new(legacy.clone(), line);
+        let pit = Pit::new(&clock, legacy_pin(LegacySwitch::PIT).wire("8254 channel 0"));
         let ranges = [
             PortRange::new(port::PIT, 4).at_offset(Pit::CHANNELS),
             PortRange::new(port::SYSTEM_CONTROL_B, 1).at_offset(Pit::PORT_61),
@@ -206,12 +211,15 @@ impl PcChipset {
         map.ports("8254 timer", pit, &ranges)?;
         let low_ram = ram_size.min(memory::LOW_RAM_MAX);
         let rtc = RtcConfig { unix_time_ns, low_ram, high_ram: ram_size - low_ram, cpus };
-        let rtc = Rtc::new(&clock, lines.irq(interrupt::RTC_IRQ).wire("MC146818"), &rtc);
+        let rtc = Rtc::new(&clock, legacy_pin(LegacySwitch::RTC).wire("MC146818"), &rtc);
         map.ports("MC146818 real-time clock", rtc, &[PortRange::new(port::RTC_INDEX, 2)])?;
+        let io_apic_pins = std::array::from_fn(|pin| lines.io_apic[HPET_PINS + pin].clone());
+        let hpet = Hpet::new(&clock, HpetOutputs { legacy, io_apic: io_apic_pins });
+        map.mmio("HPET", hpet, MmioRange::new(memory::HPET, memory::HPET_SIZE))?;
 
         // Power.
         let sci = lines.irq(interrupt::SCI_IRQ).wire("ACPI SCI");
-        let pm = AcpiPm::new(&clock, sci, Arc::clone(&power), TimerWidth::Bits32);
+        let pm = AcpiPm::new(&clock, sci, Arc::clone(&power), TimerWidth::Bits24);
         let range = PortRange::new(port::PM_BASE, port::PM_LEN);
         map.ports("ACPI power management", pm.clone(), &[range])?;
         let control = shared(SystemControlA::new(Arc::clone(&power)));
@@ -221,7 +229,15 @@ impl PcChipset {
             map.ports("debug exit", exit, &[PortRange::new(port::DEBUG_EXIT, 4)])?;
         }
 
-        // Serial port.
+        // Keyboard, mouse, serial port.
+        let keyboard = lines.irq(interrupt::KEYBOARD_IRQ).wire("8042 keyboard");
+        let mouse = lines.irq(interrupt::MOUSE_IRQ).wire("8042 mouse");
+        let i8042 = shared(I8042::new(keyboard, mouse, Arc::clone(&power)));
+        let ranges = [
+            PortRange::new(port::I8042_DATA, 1).at_offset(I8042::DATA),
+            PortRange::new(port::I8042_COMMAND, 1).at_offset(I8042::COMMAND),
+        ];
+        map.ports("8042 keyboard controller", i8042, &ranges)?;
         let uart = Uart::new(lines.irq(interrupt::COM1_IRQ).wire("16550"), console);
         let uart = shared(uart);
         map.ports("16550 serial port", uart.clone(), &[PortRange::new(port::COM1, 8)])?;
@@ -314,6 +330,9 @@ impl PcChipset {
         lock(&self.pm).press_power_button();
     }
 }
+
+/// First of the four I/O APIC pins that the HPET can be routed to.
+const HPET_PINS: usize = 20;
 
 /// Ports that software touches blindly: both DMA controllers with their page registers (among them
 /// the POST port), the coprocessor's error latch, the other delay port, the VGA.
