@@ -1,8 +1,7 @@
 //! What a device is, and the buses that carry accesses to it.
 //!
-//! A device implements the narrow traits of what it can do: [`PortDevice`], [`MmioDevice`], and as
-//! capabilities of its own [`Reset`] and [`PciFunction`]. It is plain `&mut self` code;
-//! the lock around it belongs to the bus. A [`PortBus`] or [`MmioBus`] owns the ranges, finds the
+//! A device implements the narrow traits of what it can do: [`PortDevice`], [`MmioDevice`],
+//! [`PciFunction`]. It is plain `&mut self` code; the lock around it belongs to the bus. A [`PortBus`] or [`MmioBus`] owns the ranges, finds the
 //! device of an access, splits accesses that cross a border, and decides what the guest reads where
 //! a device fails: all ones.
 //!
@@ -85,12 +84,6 @@ pub trait MmioDevice: Send {
     ///
     /// [`AccessError`] if the write was dropped.
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), AccessError>;
-}
-
-/// A device that the machine's reset line reaches.
-pub trait Reset: Send {
-    /// Returns to the state after power-on. Timers are cancelled, wires lowered.
-    fn reset(&mut self);
 }
 
 /// What became of an access.

@@ -250,3 +250,42 @@ fn any_sequence_of_accesses_is_survived() {
         }
     }
 }
+
+#[test]
+fn threads_use_everything_without_deadlock() {
+    let bench = Arc::new(Bench::new());
+    let vcpus = (0..2).map(|cpu| {
+        let bench = Arc::clone(&bench);
+        std::thread::spawn(move || {
+            let mut random = Random::new(11 + cpu as u64);
+            let ports = bench.pc.ports().ranges();
+            bench.apic(cpu).mmio_write(0xf0, &0x1ffu32.to_le_bytes()).unwrap();
+            for _ in 0..30_000 {
+                let value = random.next().to_le_bytes();
+                let (range, _) = &ports[random.below(ports.len())];
+                let port = range.first + random.below(usize::from(range.count)) as u16;
+                bench.pc.ports().write(port, &value[..1]);
+                bench.pc.ports().read(port, &mut [0; 2]);
+                bench.pc.mmio().write(0xfed0_0000 | random.next() & 0x1f8, &value);
+                bench.io_apic(random.below(24) as u8, random.next() & 0x0100_0000_0000_80ff);
+                let wire = bench.pc.pci_pin(value[0], value[1]).wire("random");
+                wire.set_level(true);
+                bench.pc.msi().signal(0xfee0_0000 | random.next() & 0xff004, value[3].into());
+                bench.take(cpu);
+                let _ = bench.apic(cpu).mmio_write(0xb0, &[0; 4]);
+                let _ =
+                    bench.apic(cpu).mmio_write(0x300, &(0xc_0020 | value[2] as u32).to_le_bytes());
+                bench.sink.0.lock().unwrap().clear();
+            }
+        })
+    });
+    let vcpus: Vec<_> = vcpus.collect();
+    while !vcpus.iter().all(|vcpu| vcpu.is_finished()) {
+        bench.time.advance(100_000);
+        bench.clock.fire_due();
+        bench.pc.console_input(b"input");
+        bench.pc.press_power_button();
+        bench.requests.take();
+    }
+    vcpus.into_iter().for_each(|vcpu| vcpu.join().unwrap());
+}
