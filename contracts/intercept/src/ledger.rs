@@ -76,6 +76,12 @@ impl Ledger {
         add(&row.ticks, ticks().wrapping_sub(ticket.start));
     }
 
+    /// Ends and counts a timed event of which only now is known what it was.
+    #[inline]
+    pub fn finish_as(&self, ticket: Ticket, intercept: Intercept) {
+        self.finish(Ticket { intercept, ..ticket });
+    }
+
     /// Every kind that happened at least once.
     pub fn counts(&self) -> Vec<Count> {
         let counts = self.rows.iter().enumerate().map(|(index, row)| Count {

@@ -53,6 +53,9 @@ pub trait Engine {
     /// limit).
     fn run(&mut self, platform: &mut dyn Platform, budget: Option<u64>) -> Stop;
 
+    /// Whether maskable interrupts are enabled: they end a halt.
+    fn interrupts_enabled(&self) -> bool;
+
     /// Guest instructions completed since the engine was made.
     fn instructions(&self) -> u64;
 }

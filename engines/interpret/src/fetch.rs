@@ -98,6 +98,8 @@ impl Cpu {
         if self.ram.page_flags().set(page.ram_page, PageFlags::CODE) & PageFlags::CODE == 0 {
             self.tlb.protect_host_page(page.host_page);
             platform.flush_others();
+            // Others may have waited for this vCPU meanwhile.
+            self.serve_flush();
         }
         let version = self.ram.page_flags().version(page.ram_page);
         let offset = (linear & 0xfff) as usize;

@@ -42,6 +42,10 @@ impl Engine for Cpu {
         }
     }
 
+    fn interrupts_enabled(&self) -> bool {
+        self.rflags().contains(RFlags::IF)
+    }
+
     fn instructions(&self) -> u64 {
         self.instructions
     }
@@ -51,10 +55,7 @@ impl Cpu {
     /// Serves what other threads asked for and delivers interrupts.
     fn look_up(&mut self, platform: &mut dyn Platform) -> Option<Stop> {
         let pending = self.attention.pending();
-        if pending.contains(Request::FLUSH) {
-            self.attention.take(Request::FLUSH);
-            self.tlb.protect_all();
-        }
+        self.serve_flush();
         if pending.contains(Request::STOP) {
             self.attention.take(Request::STOP);
             return Some(Stop::Asked);
@@ -79,11 +80,12 @@ impl Cpu {
         None
     }
 
-    /// Whether the vCPU has a reason to leave HLT.
-    pub fn wakes_from_halt(&self) -> bool {
-        let pending = self.attention.pending();
-        pending.intersects(Request::NMI | Request::INIT | Request::STOP)
-            || pending.contains(Request::INTERRUPT) && self.rflags().contains(RFlags::IF)
+    /// Drops write translations if another vCPU asked for it.
+    pub(crate) fn serve_flush(&mut self) {
+        if self.attention.pending().contains(Request::FLUSH) {
+            self.attention.take(Request::FLUSH);
+            self.tlb.protect_all();
+        }
     }
 
     /// Runs one block, at most `limit` of its instructions.

@@ -1,1 +1,24 @@
 //! Assembles memory, vCPUs and platform into a machine and runs it.
+//!
+//! - [`Machine`]: what it is made of, and its life from power-on to the end.
+//! - [`CpuModel`]: what CPUID tells the guest.
+//! - [`Statistics`]: what was counted, for people and programs.
+//!
+//! Devices, kernels and engines are other crates'; this one only puts them together.
+
+mod control;
+mod cpu_model;
+mod machine;
+mod msrs;
+mod platform;
+mod shootdown;
+mod statistics;
+mod tsc;
+mod vcpu;
+
+pub use control::Outcome;
+pub use cpu_model::CpuModel;
+pub use machine::{
+    AfterReset, Config, EngineKind, Handle, Machine, MachineError,
+};
+pub use statistics::Statistics;

@@ -108,7 +108,11 @@ impl Cpu {
                 }
                 self.msrs.pat = value;
             }
-            msr::IA32_TSC => self.msrs.tsc_offset = value.wrapping_sub(time::host_tsc()),
+            msr::IA32_TSC => {
+                self.msrs.tsc_offset = value.wrapping_sub(time::host_tsc());
+                // The local APIC compares its deadlines with the counter.
+                platform.msr_write(index, value).map_err(|_| Fault::GP0)?;
+            }
             // No supervisor state components are offered.
             msr::IA32_XSS if value == 0 => self.msrs.xss = 0,
             msr::IA32_XSS => return Err(Fault::GP0),

@@ -1,0 +1,354 @@
+//! A machine and its life.
+
+use crate::control::{Control, Outcome};
+use crate::cpu_model::CpuModel;
+use crate::msrs::PlatformMsrs;
+use crate::platform::VcpuPlatform;
+use crate::shootdown::Member;
+use crate::statistics::Statistics;
+use crate::tsc::{self, GuestTsc};
+use crate::vcpu::Vcpu;
+use ambos_boot::{BootConfig, BootError};
+use ambos_clock::VmClock;
+use ambos_hostcode::ArenaError;
+use ambos_intercept::{Device, Ledger, UnservedLog};
+use ambos_interpret::Cpu;
+use ambos_memory::{GuestRam, MemoryError};
+use ambos_pc::chipset::{ChipsetError, PcChipset, PcConfig};
+use ambos_pc::apic::{ApicVcpu, TimeStampCounter};
+use ambos_vcpu::{Attention, CpuState, Engine};
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+use thiserror::Error;
+
+/// What executes guest code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EngineKind {
+    /// The fastest there is.
+    #[default]
+    Auto,
+    /// The interpreter.
+    Interpret,
+}
+
+/// What a machine is made of.
+pub struct Config {
+    /// Bytes of RAM.
+    pub memory: u64,
+    /// What to boot; its `cpus` is the number of vCPUs.
+    pub boot: BootConfig,
+    /// What executes guest code.
+    pub engine: EngineKind,
+    /// Whether there is a debug-exit port.
+    pub debug_exit: bool,
+    /// Takes what the guest prints on its first serial port.
+    pub console: Box<dyn Write + Send>,
+}
+
+/// What to do when the guest resets the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterReset {
+    /// Boot it again.
+    Boot,
+    /// End with [`Outcome::Reset`].
+    End,
+}
+
+/// Why a machine cannot be made.
+#[derive(Debug, Error)]
+pub enum MachineError {
+    /// No RAM.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The guest cannot be loaded.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The chips do not go together.
+    #[error(transparent)]
+    Chipset(#[from] ChipsetError),
+    /// The engine gets no executable memory.
+    #[error(transparent)]
+    Engine(#[from] ArenaError),
+    /// The host refuses threads.
+    #[error("cannot start a thread for a vCPU")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Reaches into a machine from other threads.
+#[derive(Clone)]
+pub struct Handle {
+    control: Arc<Control>,
+    input: Arc<Mutex<Input>>,
+}
+
+/// The way of console input to the present chipset; what it does not take yet waits.
+#[derive(Default)]
+struct Input {
+    waiting: std::collections::VecDeque<u8>,
+    chipset: Option<Arc<PcChipset>>,
+}
+
+/// Most console input that is kept for a guest that does not read it.
+const INPUT_LIMIT: usize = 1 << 20;
+
+impl Input {
+    fn drain(&mut self) {
+        let Some(chipset) = &self.chipset else { return };
+        while !self.waiting.is_empty() {
+            let taken = chipset.console_input(self.waiting.make_contiguous());
+            if taken == 0 {
+                break;
+            }
+            self.waiting.drain(..taken.min(self.waiting.len()));
+        }
+    }
+}
+
+impl Handle {
+    /// Types on the machine's console.
+    pub fn send(&self, bytes: &[u8]) {
+        let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = INPUT_LIMIT.saturating_sub(input.waiting.len());
+        input.waiting.extend(&bytes[..bytes.len().min(room)]);
+        input.drain();
+    }
+
+    /// Asks the machine to end.
+    pub fn stop(&self) {
+        self.control.end(Outcome::Stopped);
+    }
+}
+
+/// A console that survives the chipset it is given to.
+#[derive(Clone)]
+struct SharedConsole(Arc<Mutex<Box<dyn Write + Send>>>);
+
+impl Write for SharedConsole {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).flush()
+    }
+}
+
+/// A machine with its guest loaded.
+pub struct Machine {
+    // Configuration.
+    boot: BootConfig,
+    engine: EngineKind,
+    debug_exit: bool,
+    model: Arc<CpuModel>,
+
+    // Dependencies.
+    console: SharedConsole,
+    ram: Arc<GuestRam>,
+
+    // Book-keeping.
+    control: Arc<Control>,
+    input: Arc<Mutex<Input>>,
+    ledgers: Vec<Arc<Ledger>>,
+    unserved: Arc<UnservedLog>,
+    labels: Vec<String>,
+    instructions: u64,
+    resets: u64,
+    entry: CpuState,
+}
+
+impl Machine {
+    /// Makes a machine and loads its guest.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError`]: a guest that cannot be loaded is the usual one.
+    pub fn new(config: Config) -> Result<Self, MachineError> {
+        let Config { memory, boot, engine, debug_exit, console } = config;
+        let ram = Arc::new(GuestRam::new(memory)?);
+        let entry = ambos_boot::load(&ram, &boot)?;
+        let cpus = boot.cpus.max(1);
+        Ok(Self {
+            model: Arc::new(CpuModel::host(cpus)),
+            boot,
+            engine,
+            debug_exit,
+            console: SharedConsole(Arc::new(Mutex::new(console))),
+            ram,
+            control: Arc::default(),
+            input: Arc::default(),
+            ledgers: (0..cpus).map(|_| Arc::default()).collect(),
+            unserved: Arc::default(),
+            labels: Vec::new(),
+            instructions: 0,
+            resets: 0,
+            entry,
+        })
+    }
+
+    /// What reaches into the machine while it runs.
+    pub fn handle(&self) -> Handle {
+        Handle { control: Arc::clone(&self.control), input: Arc::clone(&self.input) }
+    }
+
+    /// Runs the machine to its end, on this thread and one for each vCPU.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError`] if the host refuses threads or memory, or the guest cannot be loaded again
+    /// after a reset.
+    pub fn run(
+        &mut self,
+        mut after_reset: impl FnMut() -> AfterReset,
+    ) -> Result<Outcome, MachineError> {
+        loop {
+            let outcome = self.run_once()?;
+            tracing::debug!(?outcome, "the machine's run has ended");
+            if outcome != Outcome::Reset || after_reset() == AfterReset::End {
+                return Ok(outcome);
+            }
+            self.resets += 1;
+            self.entry = ambos_boot::load(&self.ram, &self.boot)?;
+        }
+    }
+
+    fn run_once(&mut self) -> Result<Outcome, MachineError> {
+        let clock = VmClock::monotonic();
+        let (chipset, mut vcpus) = self.assemble(&clock)?;
+        self.labels = chipset.devices().labels().to_vec();
+        {
+            let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+            input.chipset = Some(Arc::clone(&chipset));
+            input.drain();
+        }
+        let attentions = vcpus.iter().map(|vcpu| Arc::clone(&vcpu.attention)).collect();
+        self.control.watch(attentions, Arc::clone(&clock));
+        let result = std::thread::scope(|scope| {
+            let mut threads = Vec::new();
+            for (index, vcpu) in vcpus.iter_mut().enumerate() {
+                let builder = std::thread::Builder::new().name(format!("vcpu{index}"));
+                // A vCPU that panics is the monitor's failure; the others must not wait for it.
+                let control = Arc::clone(&self.control);
+                let life = move || {
+                    let guard = EndOnPanic(control);
+                    let instructions = vcpu.run();
+                    std::mem::forget(guard);
+                    instructions
+                };
+                match builder.spawn_scoped(scope, life) {
+                    Ok(thread) => threads.push(thread),
+                    Err(error) => {
+                        self.control.end(Outcome::Stopped);
+                        return Err(MachineError::Thread(error));
+                    }
+                }
+            }
+            // This thread keeps time while vCPUs run.
+            while clock.wait_until_due(self.control.ending()) {
+                clock.fire_due();
+                self.input.lock().unwrap_or_else(PoisonError::into_inner).drain();
+            }
+            let mut instructions = 0;
+            for thread in threads {
+                match thread.join() {
+                    Ok(count) => instructions += count?,
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            Ok(instructions)
+        });
+        self.input.lock().unwrap_or_else(PoisonError::into_inner).chipset = None;
+        self.instructions += result?;
+        Ok(self.control.take_outcome())
+    }
+
+    fn assemble(&self, clock: &Arc<VmClock>) -> Result<(Arc<PcChipset>, Vec<Vcpu>), MachineError> {
+        let cpus = self.ledgers.len();
+        let attentions: Vec<Arc<Attention>> = (0..cpus).map(|_| Arc::default()).collect();
+        let base = tsc::host_tsc();
+        let counters: Vec<Arc<GuestTsc>> =
+            (0..cpus).map(|_| Arc::new(GuestTsc::starting_at(base))).collect();
+        let vcpus = attentions.iter().zip(&counters).map(|(attention, tsc)| ApicVcpu {
+            attention: Arc::clone(attention),
+            tsc: Arc::clone(tsc) as Arc<dyn TimeStampCounter>,
+        });
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let chipset = Arc::new(PcChipset::new(PcConfig {
+            clock: Arc::clone(clock),
+            vcpus: vcpus.collect(),
+            console: Box::new(self.console.clone()),
+            power: Arc::clone(&self.control) as Arc<dyn ambos_pc::power::PowerSink>,
+            unix_time_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+            ram_size: self.ram.size(),
+            debug_exit: self.debug_exit,
+        })?);
+        let members: Arc<[Member]> =
+            attentions.iter().map(|attention| Member::new(Arc::clone(attention))).collect();
+        let apic_row =
+            chipset.devices().labels().iter().position(|label| label == PcChipset::LOCAL_APIC);
+        let apic_device = Device::new(apic_row.unwrap_or_default());
+        let mut vcpus = Vec::new();
+        for (index, attention) in attentions.iter().enumerate() {
+            let initial = (index == 0).then(|| {
+                let mut state = self.entry.clone();
+                state.msrs.tsc_offset = counters[0].offset();
+                state
+            });
+            let (kind, ram) = (self.engine, Arc::clone(&self.ram));
+            let vcpu_attention = Arc::clone(attention);
+            let make_engine = move || -> Result<Box<dyn Engine>, ArenaError> {
+                let mut engine: Box<dyn Engine> = match kind {
+                    EngineKind::Auto | EngineKind::Interpret => {
+                        Box::new(Cpu::new(Arc::clone(&ram), Arc::clone(&vcpu_attention))?)
+                    }
+                };
+                if let Some(state) = &initial {
+                    engine.set_state(state);
+                }
+                Ok(engine)
+            };
+            let platform = VcpuPlatform {
+                ports: Arc::clone(chipset.ports()),
+                mmio: Arc::clone(chipset.mmio()),
+                apic: Arc::clone(&chipset.local_apics()[index]),
+                apic_device,
+                model: Arc::clone(&self.model),
+                msrs: PlatformMsrs::new(self.model.is_intel(), self.model.physical_bits()),
+                tsc: Arc::clone(&counters[index]),
+                members: Arc::clone(&members),
+                index,
+                ledger: Arc::clone(&self.ledgers[index]),
+                unserved: Arc::clone(&self.unserved),
+            };
+            vcpus.push(Vcpu {
+                make_engine: Box::new(make_engine),
+                platform,
+                attention: Arc::clone(attention),
+                control: Arc::clone(&self.control),
+                clock: Arc::clone(clock),
+                application_processor: index > 0,
+            });
+        }
+        Ok((chipset, vcpus))
+    }
+
+    /// What was counted since the machine was made.
+    pub fn statistics(&self) -> Statistics {
+        Statistics::collect(
+            &self.ledgers,
+            &self.unserved,
+            &self.labels,
+            self.instructions,
+            self.resets,
+        )
+    }
+}
+
+/// Ends the run if a vCPU's thread unwinds.
+struct EndOnPanic(Arc<Control>);
+
+impl Drop for EndOnPanic {
+    fn drop(&mut self) {
+        self.0.end(Outcome::Stopped);
+    }
+}

@@ -1,0 +1,145 @@
+//! The machine as one vCPU sees it.
+
+use crate::cpu_model::CpuModel;
+use crate::msrs::PlatformMsrs;
+use crate::shootdown::{self, Member};
+use crate::tsc::GuestTsc;
+use ambos_device::{Access, MmioBus, Outcome, PortBus};
+use ambos_intercept::{Device, Intercept, Ledger, UnservedLog};
+use ambos_pc::LocalApic;
+use ambos_vcpu::{MsrFault, Platform, PortWidth};
+use ambos_x86::msr;
+use std::sync::Arc;
+
+/// IA32_APIC_BASE: the local APIC is enabled.
+const APIC_ENABLED: u64 = 1 << 11;
+
+/// What one vCPU reaches of its machine.
+pub(crate) struct VcpuPlatform {
+    pub(crate) ports: Arc<PortBus>,
+    pub(crate) mmio: Arc<MmioBus>,
+    pub(crate) apic: Arc<LocalApic>,
+    pub(crate) apic_device: Device,
+    pub(crate) model: Arc<CpuModel>,
+    pub(crate) msrs: PlatformMsrs,
+    pub(crate) tsc: Arc<GuestTsc>,
+    pub(crate) members: Arc<[Member]>,
+    pub(crate) index: usize,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) unserved: Arc<UnservedLog>,
+}
+
+impl VcpuPlatform {
+    fn note_port(&self, access: Access, port: u16, action: &str) {
+        if access.outcome == Outcome::Unclaimed {
+            self.unserved.record(format!("port {port:#x} {action}"), 0, &[]);
+        }
+    }
+
+    fn note_mmio(&self, outcome: Outcome, gpa: u64, action: &str) {
+        if outcome == Outcome::Unclaimed {
+            self.unserved.record(format!("memory {:#x} {action}", gpa & !0xfff), 0, &[]);
+        }
+    }
+
+    fn apic_offset(&self, gpa: u64) -> Option<u64> {
+        let page = self.apic.mmio_page()?;
+        (gpa & !0xfff == page).then_some(gpa & 0xfff)
+    }
+}
+
+impl Platform for VcpuPlatform {
+    fn port_read(&mut self, port: u16, width: PortWidth) -> u32 {
+        let mut bytes = [0; 4];
+        let ticket = self.ledger.start(Intercept::PortIo(Device::NONE));
+        let access = self.ports.read(port, &mut bytes[..width as usize]);
+        self.ledger.finish_as(ticket, Intercept::PortIo(access.device));
+        self.note_port(access, port, "read");
+        u32::from_le_bytes(bytes)
+    }
+
+    fn port_write(&mut self, port: u16, width: PortWidth, value: u32) {
+        let ticket = self.ledger.start(Intercept::PortIo(Device::NONE));
+        let access = self.ports.write(port, &value.to_le_bytes()[..width as usize]);
+        self.ledger.finish_as(ticket, Intercept::PortIo(access.device));
+        self.note_port(access, port, "write");
+    }
+
+    fn mmio_read(&mut self, gpa: u64, data: &mut [u8]) {
+        let ticket = self.ledger.start(Intercept::Mmio(self.apic_device));
+        if let Some(offset) = self.apic_offset(gpa) {
+            if self.apic.mmio_read(offset, data).is_err() {
+                data.fill(0xff);
+            }
+            self.ledger.finish(ticket);
+            return;
+        }
+        let access = self.mmio.read(gpa, data);
+        self.ledger.finish_as(ticket, Intercept::Mmio(access.device));
+        self.note_mmio(access.outcome, gpa, "read");
+    }
+
+    fn mmio_write(&mut self, gpa: u64, data: &[u8]) {
+        let ticket = self.ledger.start(Intercept::Mmio(self.apic_device));
+        if let Some(offset) = self.apic_offset(gpa) {
+            // What the APIC refuses it also ignores.
+            let _ = self.apic.mmio_write(offset, data);
+            self.ledger.finish(ticket);
+            return;
+        }
+        let access = self.mmio.write(gpa, data);
+        self.ledger.finish_as(ticket, Intercept::Mmio(access.device));
+        self.note_mmio(access.outcome, gpa, "write");
+    }
+
+    fn msr_read(&mut self, index: u32) -> Result<u64, MsrFault> {
+        self.apic.msr_read(index).or_else(|_| self.msrs.read(index))
+    }
+
+    fn msr_write(&mut self, index: u32, value: u64) -> Result<(), MsrFault> {
+        match index {
+            msr::IA32_TSC => {
+                self.tsc.set(value);
+                self.apic.tsc_changed();
+                Ok(())
+            }
+            msr::IA32_APIC_BASE
+            | msr::IA32_TSC_DEADLINE
+            | msr::X2APIC_FIRST..=msr::X2APIC_LAST => self.apic.msr_write(index, value),
+            _ => self.msrs.write(index, value),
+        }
+    }
+
+    fn cpuid(&mut self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        let mut values = self.model.cpuid(self.apic.id(), leaf, subleaf);
+        let enabled = |base: u64| base & APIC_ENABLED != 0;
+        if leaf == 1 && !self.apic.msr_read(msr::IA32_APIC_BASE).is_ok_and(enabled) {
+            values[3] &= !ambos_x86::cpuid::leaf1_edx::APIC;
+        }
+        values
+    }
+
+    fn acknowledge_interrupt(&mut self) -> Option<u8> {
+        self.apic.acknowledge_interrupt()
+    }
+
+    fn task_priority(&mut self) -> u8 {
+        self.apic.task_priority()
+    }
+
+    fn set_task_priority(&mut self, class: u8) {
+        self.apic.set_task_priority(class);
+    }
+
+    fn flush_others(&mut self) {
+        shootdown::flush_others(&self.members, self.index);
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    fn unserved(&self) -> &UnservedLog {
+        &self.unserved
+    }
+}

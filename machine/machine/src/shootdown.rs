@@ -1,0 +1,49 @@
+//! Making other vCPUs drop cached translations, and knowing when they have.
+//!
+//! A vCPU that begins to cache code of a page must be sure that no other one still writes to the page
+//! unnoticed. It raises [`Request::FLUSH`] on all others and waits until each has seen it or is not
+//! running guest code. A vCPU that waits here counts as not running; it serves its own request before
+//! it goes on, so two waiting for each other both proceed.
+
+use ambos_vcpu::{Attention, Request};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// One vCPU as the others see it.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) attention: Arc<Attention>,
+    /// It runs guest code.
+    running: AtomicBool,
+}
+
+impl Member {
+    pub(crate) fn new(attention: Arc<Attention>) -> Self {
+        Self { attention, running: AtomicBool::new(false) }
+    }
+
+    /// Notes that guest code runs from now on, or no longer.
+    pub(crate) fn set_running(&self, running: bool) {
+        self.running.store(running, Ordering::SeqCst);
+    }
+}
+
+/// Makes all members but `own` drop what they cached.
+pub(crate) fn flush_others(members: &[Member], own: usize) {
+    if members.len() < 2 {
+        return;
+    }
+    let others = || members.iter().enumerate().filter(|(index, _)| *index != own);
+    for (_, other) in others() {
+        other.attention.raise(Request::FLUSH);
+    }
+    members[own].set_running(false);
+    for (_, other) in others() {
+        while other.running.load(Ordering::SeqCst)
+            && other.attention.pending().contains(Request::FLUSH)
+        {
+            std::thread::yield_now();
+        }
+    }
+    members[own].set_running(true);
+}

@@ -1,0 +1,95 @@
+//! The life of one vCPU on its thread.
+
+use crate::control::{Control, Outcome};
+use crate::platform::VcpuPlatform;
+use ambos_clock::VmClock;
+use ambos_hostcode::ArenaError;
+use ambos_intercept::Intercept;
+use ambos_vcpu::{Attention, CpuState, Engine, Request, Segment, Stop};
+use std::sync::Arc;
+
+/// A vCPU, ready to run.
+pub(crate) struct Vcpu {
+    /// Makes the engine, on the vCPU's own thread: engines stay on the thread that made them.
+    pub(crate) make_engine: Box<dyn Fn() -> Result<Box<dyn Engine>, ArenaError> + Send>,
+    pub(crate) platform: VcpuPlatform,
+    pub(crate) attention: Arc<Attention>,
+    pub(crate) control: Arc<Control>,
+    pub(crate) clock: Arc<VmClock>,
+    /// It waits for a start-up message before it runs anything.
+    pub(crate) application_processor: bool,
+}
+
+impl Vcpu {
+    /// Runs until the machine's run ends. Returns the instructions completed.
+    ///
+    /// # Errors
+    ///
+    /// [`ArenaError`] if the engine gets no executable memory; the machine's run ends.
+    pub(crate) fn run(&mut self) -> Result<u64, ArenaError> {
+        let mut engine = (self.make_engine)().inspect_err(|_| self.control.end(Outcome::Stopped))?;
+        self.live(engine.as_mut());
+        Ok(engine.instructions())
+    }
+
+    fn live(&mut self, engine: &mut dyn Engine) {
+        if self.application_processor && !self.wait_for_start_up(engine) {
+            return;
+        }
+        while !self.control.is_ending() {
+            self.member().set_running(true);
+            let stop = engine.run(&mut self.platform, None);
+            self.member().set_running(false);
+            match stop {
+                Stop::Halted => self.halt(engine),
+                Stop::Asked | Stop::Budget => {}
+                Stop::WaitForStartUp => {
+                    self.attention.take(Request::INIT);
+                    if !self.wait_for_start_up(engine) {
+                        break;
+                    }
+                }
+                Stop::Crashed(crash) => self.control.end(Outcome::Crashed(crash.to_string())),
+            }
+        }
+    }
+
+    fn member(&self) -> &crate::shootdown::Member {
+        &self.platform.members[self.platform.index]
+    }
+
+    /// Sleeps until there is a reason to leave HLT. The sleeper serves timers itself, so that the
+    /// interrupt of an idle guest's timer does not have to cross threads.
+    fn halt(&self, engine: &dyn Engine) {
+        let mut reasons = Request::NMI | Request::INIT | Request::STOP;
+        if engine.interrupts_enabled() {
+            reasons |= Request::INTERRUPT;
+        }
+        while !self.attention.pending().intersects(reasons) {
+            let ticket = self.platform.ledger.start(Intercept::Idle);
+            self.attention.wait(reasons, self.clock.time_to_next());
+            self.platform.ledger.finish(ticket);
+            self.clock.fire_due();
+        }
+    }
+
+    /// Waits for a start-up message and sets the state it asks for; `false` if the run ends first.
+    fn wait_for_start_up(&self, engine: &mut dyn Engine) -> bool {
+        loop {
+            self.attention.wait(Request::SIPI | Request::STOP, None);
+            if self.control.is_ending() {
+                return false;
+            }
+            self.attention.take(Request::STOP | Request::INIT);
+            if self.attention.take(Request::SIPI).is_empty() {
+                continue;
+            }
+            let mut state = CpuState::reset();
+            state.segments.cs = Segment::real_mode(u16::from(self.attention.sipi_vector()) << 8, true);
+            state.rip = 0;
+            state.msrs.tsc_offset = self.platform.tsc.offset();
+            engine.set_state(&state);
+            return true;
+        }
+    }
+}
