@@ -202,6 +202,8 @@ impl Core {
             DeliveryMode::Nmi => self.attention.raise(Request::NMI),
             DeliveryMode::Init => {
                 self.init();
+                // A start-up message that came before is void.
+                self.attention.lower(Request::SIPI);
                 self.attention.raise(Request::INIT);
             }
             DeliveryMode::StartUp => self.attention.start_up(vector),

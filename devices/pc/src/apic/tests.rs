@@ -238,6 +238,9 @@ fn init_and_start_up() {
     cpus.write(0, 0x300, 0x0000_069f);
     assert_eq!(cpus.attention[1].take(Request::SIPI), Request::SIPI);
     assert_eq!(cpus.attention[1].sipi_vector(), 0x9f);
+    cpus.write(0, 0x300, 0x0000_069f);
+    cpus.write(0, 0x300, 0x0000_c500);
+    assert_eq!(cpus.attention[1].take(Request::all()), Request::INIT);
     cpus.write(0, 0x300, 0x0000_0400);
     assert_eq!(cpus.attention[1].take(Request::NMI), Request::NMI);
     assert!(cpus.attention[0].pending().is_empty());
