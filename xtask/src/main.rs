@@ -1,2 +1,38 @@
-//! Development tasks of the Ambos project.
-fn main() {}
+//! Development tasks of the Ambos project: `cargo xtask TASK`. Each task is a module.
+
+mod layers;
+mod lints;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Development tasks of the Ambos project.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Check that dependencies between the crates point downwards only
+    Layers,
+    /// Check rules of the source that no compiler knows, and list where unsafe code is
+    Lints,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Layers => layers::run(),
+        Task::Lints => lints::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("{reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
