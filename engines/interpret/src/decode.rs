@@ -61,7 +61,8 @@ fn register(register: Register) -> u8 {
         Register::AH | Register::CH | Register::DH | Register::BH => {
             16 + (register as u32 - Register::AH as u32) as u8
         }
-        _ => register.number() as u8,
+        // Byte registers are numbered apart from the wider ones of the same name.
+        _ => register.full_register().number() as u8,
     }
 }
 

@@ -359,12 +359,16 @@ fn rename(instruction: &mut Instruction, from: Register, to: Register) {
         }
         let register = instruction.op_register(index);
         if register.is_gpr() && register.full_register() == from {
-            let base = match register.size() {
-                8 => Register::RAX,
-                4 => Register::EAX,
-                _ => Register::AX,
+            let number = to.number() as u32;
+            let renamed = match register.size() {
+                8 => to,
+                4 => Register::EAX + number,
+                2 => Register::AX + number,
+                _ if number < 4 => Register::AL + number,
+                // SPL to R15L follow the four high-byte registers.
+                _ => Register::SPL + (number - 4),
             };
-            instruction.set_op_register(index, base + to.number() as u32);
+            instruction.set_op_register(index, renamed);
         }
     }
 }
