@@ -71,7 +71,6 @@ impl Cpu {
         let mut history = vec![];
         loop {
             if let Some(fault) = current {
-                if std::env::var_os("DBG").is_some() { let lin = self.code_linear(self.native.gpr[RIP]); let mut b=[0u8;16]; let _=self.load_bytes(platform, lin, &mut b); eprintln!("EXC {:?} err {:#x} rip {:#x} cr2 {:#x} bytes {:02x?} gpr {:x?}", fault.vector, fault.error, lin, self.fault_address, b, &self.native.gpr[..16]); }
                 platform.ledger().count(Intercept::Exception(fault.vector as u8));
                 event.vector = fault.vector as u8;
                 event.error = fault.vector.has_error_code().then_some(fault.error);
