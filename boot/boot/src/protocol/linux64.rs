@@ -71,10 +71,13 @@ fn load_bzimage(boot: &mut Boot<'_>, image: &BzImage) -> Result<Loaded, BootErro
     let code = image.code(boot.config.kernel.bytes())?;
     let size = u64::from(header.init_size).max(code.len() as u64);
     let end = start.checked_add(size).ok_or_else(|| BootError::does_not_fit(boot.ram, start))?;
+    let entry = start.saturating_add(ENTRY_64);
+    if code.len() as u64 <= ENTRY_64 {
+        return Err(BootError::Entry(entry));
+    }
     segments::place(boot, start, end)?;
     boot.write(start, code)?;
     let command_line_max = usize::try_from(image.command_line_max()).unwrap_or(usize::MAX);
-    let entry = start + ENTRY_64;
     Ok(Loaded { entry, header, command_line_max })
 }
 

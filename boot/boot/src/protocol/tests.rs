@@ -293,6 +293,16 @@ fn hostile_multiboot_headers_are_refused() {
     assert!(matches!(error, BootError::MultibootRequirements(8)));
 }
 
+#[test]
+fn a_bzimage_without_room_for_its_entry_is_refused() {
+    let mut file = bzimage(Compression::None, b"\x7fELF");
+    file.truncate(0x800 + 0x200);
+    file[0x1f4..0x1f8].copy_from_slice(&0x20_u32.to_le_bytes());
+    let mut config = config(file);
+    config.protocol = Protocol::Linux64;
+    assert!(matches!(load(&ram(64), &config), Err(BootError::Entry(0x100_0200))));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
