@@ -265,11 +265,7 @@ impl Cpu {
     pub fn update_mmu_index(&mut self) {
         let ac = self.native.rflags & RFlags::AC.bits() != 0;
         self.mmu_index = if self.mode.cpl == 3 {
-            if ac && self.cr0().contains(Cr0::AM) {
-                Tlb::USER_ALIGNED
-            } else {
-                Tlb::USER
-            }
+            if ac && self.cr0().contains(Cr0::AM) { Tlb::USER_ALIGNED } else { Tlb::USER }
         } else if ac && self.cr4().contains(Cr4::SMAP) {
             Tlb::SUPERVISOR_AC
         } else {

@@ -139,16 +139,17 @@ impl Lowering<'_> {
     fn memory_operand(&mut self) {
         let instruction = self.instruction;
         let op = &mut self.op;
-        let string = (0..instruction.op_count()).map(|index| instruction.op_kind(index)).find_map(
-            |kind| match kind {
-                OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI => Some(2),
-                OpKind::MemorySegESI | OpKind::MemorySegEDI | OpKind::MemoryESEDI => Some(4),
-                OpKind::MemorySegRSI | OpKind::MemorySegRDI | OpKind::MemoryESRDI => Some(8),
-                _ => None,
-            },
-        );
-        let memory = (0..instruction.op_count())
-            .any(|index| instruction.op_kind(index) == OpKind::Memory);
+        let string =
+            (0..instruction.op_count()).map(|index| instruction.op_kind(index)).find_map(|kind| {
+                match kind {
+                    OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI => Some(2),
+                    OpKind::MemorySegESI | OpKind::MemorySegEDI | OpKind::MemoryESEDI => Some(4),
+                    OpKind::MemorySegRSI | OpKind::MemorySegRDI | OpKind::MemoryESRDI => Some(8),
+                    _ => None,
+                }
+            });
+        let memory =
+            (0..instruction.op_count()).any(|index| instruction.op_kind(index) == OpKind::Memory);
         if !memory && string.is_none() {
             return;
         }
@@ -178,14 +179,18 @@ impl Lowering<'_> {
                 op.disp = op.disp.wrapping_sub(self.cpu.native.gpr[RIP]);
                 if base == Register::RIP { 8 } else { 4 }
             }
-            (Register::None, Register::None) => {
-                match instruction.memory_displ_size() {
-                    2 => 2,
-                    4 => 4,
-                    _ => 8,
+            (Register::None, Register::None) => match instruction.memory_displ_size() {
+                2 => 2,
+                4 => 4,
+                _ => 8,
+            },
+            (Register::None, index) if index.is_vector_register() => {
+                if long {
+                    8
+                } else {
+                    4
                 }
             }
-            (Register::None, index) if index.is_vector_register() => if long { 8 } else { 4 },
             (Register::None, index) => index.size(),
             (base, _) => base.size(),
         };

@@ -66,8 +66,7 @@ impl Cpu {
     fn code_page(&mut self, platform: &mut dyn Platform, linear: u64) -> Result<CodePage, Exit> {
         let user = self.mode.cpl == 3;
         if let Some(entry) = self.tlb.lookup_fetch(user, linear) {
-            let (gpa_page, host_page, ram_page) =
-                (entry.gpa_page, entry.host_page, entry.ram_page);
+            let (gpa_page, host_page, ram_page) = (entry.gpa_page, entry.host_page, entry.ram_page);
             return Ok(CodePage { gpa_page, host_page, ram_page });
         }
         let access = Access { fetch: true, user, ..Access::default() };

@@ -125,8 +125,7 @@ impl Cpu {
             Some(op) => op.start,
             None => block.length,
         };
-        self.native.gpr[RIP] =
-            self.mask_rip(self.native.gpr[RIP].wrapping_add(u64::from(length)));
+        self.native.gpr[RIP] = self.mask_rip(self.native.gpr[RIP].wrapping_add(u64::from(length)));
         None
     }
 
@@ -167,8 +166,7 @@ impl Cpu {
     }
 
     fn advance(&mut self, offset: u16) {
-        self.native.gpr[RIP] =
-            self.mask_rip(self.native.gpr[RIP].wrapping_add(u64::from(offset)));
+        self.native.gpr[RIP] = self.mask_rip(self.native.gpr[RIP].wrapping_add(u64::from(offset)));
     }
 
     /// Runs one instruction with everything that needs a look at each one: interrupt shadow, single

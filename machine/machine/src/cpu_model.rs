@@ -29,8 +29,21 @@ const LEAF1_ECX_OWN: u32 = leaf1_ecx::PCID | leaf1_ecx::X2APIC | leaf1_ecx::TSC_
 const LEAF1_EDX: u32 = 0x078b_fbfd;
 /// Leaf 7, EBX: BMI1, AVX2, BMI2, ERMS, AVX-512 F/DQ/IFMA/CD/BW/VL, RDSEED, ADX, CLFLUSHOPT, CLWB,
 /// SHA.
-const LEAF7_EBX: u32 = 1 << 3 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 16 | 1 << 17 | 1 << 18 | 1 << 19
-    | 1 << 21 | 1 << 23 | 1 << 24 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 31;
+const LEAF7_EBX: u32 = 1 << 3
+    | 1 << 5
+    | 1 << 8
+    | 1 << 9
+    | 1 << 16
+    | 1 << 17
+    | 1 << 18
+    | 1 << 19
+    | 1 << 21
+    | 1 << 23
+    | 1 << 24
+    | 1 << 28
+    | 1 << 29
+    | 1 << 30
+    | 1 << 31;
 /// Leaf 7, EBX: FSGSBASE, SMEP, INVPCID, SMAP.
 const LEAF7_EBX_OWN: u32 = 1 << 0 | 1 << 7 | 1 << 10 | 1 << 20;
 /// Leaf 7, ECX: AVX512-VBMI, VBMI2, GFNI, VAES, VPCLMULQDQ, VNNI, BITALG, VPOPCNTDQ, RDPID.

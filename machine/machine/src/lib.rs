@@ -18,7 +18,5 @@ mod vcpu;
 
 pub use control::Outcome;
 pub use cpu_model::CpuModel;
-pub use machine::{
-    AfterReset, Config, EngineKind, Handle, Machine, MachineError,
-};
+pub use machine::{AfterReset, Config, EngineKind, Handle, Loader, Machine, MachineError};
 pub use statistics::Statistics;

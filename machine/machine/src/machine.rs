@@ -14,9 +14,10 @@ use ambos_hostcode::ArenaError;
 use ambos_intercept::{Device, Ledger, UnservedLog};
 use ambos_interpret::Cpu;
 use ambos_memory::{GuestRam, MemoryError};
-use ambos_pc::chipset::{ChipsetError, PcChipset, PcConfig};
 use ambos_pc::apic::{ApicVcpu, TimeStampCounter};
+use ambos_pc::chipset::{ChipsetError, PcChipset, PcConfig};
 use ambos_vcpu::{Attention, CpuState, Engine};
+use std::error::Error;
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -32,12 +33,17 @@ pub enum EngineKind {
     Interpret,
 }
 
+/// Reads what to boot.
+pub type Loader = Box<dyn FnMut() -> Result<BootConfig, Box<dyn Error + Send + Sync>>>;
+
 /// What a machine is made of.
 pub struct Config {
     /// Bytes of RAM.
     pub memory: u64,
-    /// What to boot; its `cpus` is the number of vCPUs.
-    pub boot: BootConfig,
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// Reads what to boot; called again after each reset, so that the files need not stay in memory.
+    pub boot: Loader,
     /// What executes guest code.
     pub engine: EngineKind,
     /// Whether there is a debug-exit port.
@@ -61,6 +67,9 @@ pub enum MachineError {
     /// No RAM.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// The guest's files cannot be read.
+    #[error(transparent)]
+    Files(Box<dyn Error + Send + Sync>),
     /// The guest cannot be loaded.
     #[error(transparent)]
     Boot(#[from] BootError),
@@ -137,7 +146,7 @@ impl Write for SharedConsole {
 /// A machine with its guest loaded.
 pub struct Machine {
     // Configuration.
-    boot: BootConfig,
+    boot: Loader,
     engine: EngineKind,
     debug_exit: bool,
     model: Arc<CpuModel>,
@@ -164,10 +173,10 @@ impl Machine {
     ///
     /// [`MachineError`]: a guest that cannot be loaded is the usual one.
     pub fn new(config: Config) -> Result<Self, MachineError> {
-        let Config { memory, boot, engine, debug_exit, console } = config;
+        let Config { memory, cpus, mut boot, engine, debug_exit, console } = config;
         let ram = Arc::new(GuestRam::new(memory)?);
-        let entry = ambos_boot::load(&ram, &boot)?;
-        let cpus = boot.cpus.max(1);
+        let cpus = cpus.max(1);
+        let entry = load(&ram, &mut boot, cpus)?;
         Ok(Self {
             model: Arc::new(CpuModel::host(cpus)),
             boot,
@@ -208,7 +217,8 @@ impl Machine {
                 return Ok(outcome);
             }
             self.resets += 1;
-            self.entry = ambos_boot::load(&self.ram, &self.boot)?;
+            let cpus = self.ledgers.len() as u32;
+            self.entry = load(&self.ram, &mut self.boot, cpus)?;
         }
     }
 
@@ -342,6 +352,12 @@ impl Machine {
             self.resets,
         )
     }
+}
+
+/// Reads the guest's files and puts them into memory.
+fn load(ram: &GuestRam, boot: &mut Loader, cpus: u32) -> Result<CpuState, MachineError> {
+    let config = BootConfig { cpus, ..boot().map_err(MachineError::Files)? };
+    Ok(ambos_boot::load(ram, &config)?)
 }
 
 /// Ends the run if a vCPU's thread unwinds.

@@ -27,8 +27,8 @@ const DE_CFG_LFENCE: u64 = 1 << 1;
 /// A microcode revision that is newer than any fix a kernel looks for.
 const MICROCODE: u64 = 0xffff_ffff;
 /// What the engine is not vulnerable to, because the host takes care of it (SDM vol. 4, 10AH).
-const ARCH_CAPABILITIES: u64 = 0x0403_e0eb | 1 << 13 | 1 << 14 | 1 << 15 | 1 << 20 | 1 << 24
-    | 1 << 26 | 1 << 27;
+const ARCH_CAPABILITIES: u64 =
+    0x0403_e0eb | 1 << 13 | 1 << 14 | 1 << 15 | 1 << 20 | 1 << 24 | 1 << 26 | 1 << 27;
 /// Intel: platform information, with no turbo or ratio.
 const INTEL_PLATFORM_INFO: u32 = 0xce;
 /// Intel: core counts of the package.

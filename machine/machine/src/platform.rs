@@ -103,9 +103,9 @@ impl Platform for VcpuPlatform {
                 self.apic.tsc_changed();
                 Ok(())
             }
-            msr::IA32_APIC_BASE
-            | msr::IA32_TSC_DEADLINE
-            | msr::X2APIC_FIRST..=msr::X2APIC_LAST => self.apic.msr_write(index, value),
+            msr::IA32_APIC_BASE | msr::IA32_TSC_DEADLINE | msr::X2APIC_FIRST..=msr::X2APIC_LAST => {
+                self.apic.msr_write(index, value)
+            }
             _ => self.msrs.write(index, value),
         }
     }

@@ -69,9 +69,8 @@ impl Statistics {
             sum.1 += count.ticks;
         }
         let hz = u128::from(tsc::frequency().max(1));
-        let nanoseconds = |ticks: u64| {
-            u64::try_from(u128::from(ticks) * 1_000_000_000 / hz).unwrap_or(u64::MAX)
-        };
+        let nanoseconds =
+            |ticks: u64| u64::try_from(u128::from(ticks) * 1_000_000_000 / hz).unwrap_or(u64::MAX);
         let mut intercepts: Vec<Line> = sums
             .into_iter()
             .map(|((class, label), (count, ticks))| Line {

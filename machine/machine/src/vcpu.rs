@@ -27,7 +27,8 @@ impl Vcpu {
     ///
     /// [`ArenaError`] if the engine gets no executable memory; the machine's run ends.
     pub(crate) fn run(&mut self) -> Result<u64, ArenaError> {
-        let mut engine = (self.make_engine)().inspect_err(|_| self.control.end(Outcome::Stopped))?;
+        let mut engine =
+            (self.make_engine)().inspect_err(|_| self.control.end(Outcome::Stopped))?;
         self.live(engine.as_mut());
         Ok(engine.instructions())
     }
@@ -85,7 +86,8 @@ impl Vcpu {
                 continue;
             }
             let mut state = CpuState::reset();
-            state.segments.cs = Segment::real_mode(u16::from(self.attention.sipi_vector()) << 8, true);
+            state.segments.cs =
+                Segment::real_mode(u16::from(self.attention.sipi_vector()) << 8, true);
             state.rip = 0;
             state.msrs.tsc_offset = self.platform.tsc.offset();
             engine.set_state(&state);

@@ -284,7 +284,8 @@ macro_rules! word {
 
             #[inline]
             fn idiv(self, high: Self, divisor: Self) -> Option<(Self, Self)> {
-                let dividend = ((high as $double) << Self::BITS | self as $double) as $signed_double;
+                let dividend =
+                    ((high as $double) << Self::BITS | self as $double) as $signed_double;
                 let divisor = divisor as $signed as $signed_double;
                 let quotient = <$signed>::try_from(dividend.checked_div(divisor)?).ok()?;
                 Some((quotient as $type, (dividend % divisor) as $type))

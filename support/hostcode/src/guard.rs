@@ -120,9 +120,8 @@ fn install() {
 
 extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes valid pointers to an SA_SIGINFO handler.
-    let (registers, info_ref) = unsafe {
-        (&mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs, &*info)
-    };
+    let (registers, info_ref) =
+        unsafe { (&mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs, &*info) };
     let rip = registers[libc::REG_RIP as usize] as usize;
     let guarded = AREAS.iter().any(|(start, end)| {
         let start = start.load(Ordering::Relaxed);

@@ -155,11 +155,7 @@ pub fn scan(size: u8, src: Kind, reverse: bool) -> Handler {
     }
 }
 
-fn bsf<W: Cell + WideWord, S: Source>(
-    cpu: &mut Cpu,
-    platform: &mut dyn Platform,
-    op: &Op,
-) -> Step {
+fn bsf<W: Cell + WideWord, S: Source>(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     let source = S::read::<W>(cpu, platform, op)?;
     let (value, flags) = source.bsf(cpu.reg(op.dst), cpu.native.rflags);
     // A zero source leaves the whole register, upper half included.
@@ -170,11 +166,7 @@ fn bsf<W: Cell + WideWord, S: Source>(
     Ok(())
 }
 
-fn bsr<W: Cell + WideWord, S: Source>(
-    cpu: &mut Cpu,
-    platform: &mut dyn Platform,
-    op: &Op,
-) -> Step {
+fn bsr<W: Cell + WideWord, S: Source>(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     let source = S::read::<W>(cpu, platform, op)?;
     let (value, flags) = source.bsr(cpu.reg(op.dst), cpu.native.rflags);
     if source.to_u64() != 0 {

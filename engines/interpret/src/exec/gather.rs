@@ -99,9 +99,8 @@ pub fn gather(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
         let at = element * shape.data_bytes;
         if shape.scatter {
             let mut value = [0; 8];
-            value[..shape.data_bytes].copy_from_slice(
-                &cpu.native.vector.zmm[shape.data][at..at + shape.data_bytes],
-            );
+            value[..shape.data_bytes]
+                .copy_from_slice(&cpu.native.vector.zmm[shape.data][at..at + shape.data_bytes]);
             cpu.store_bytes(platform, linear, &value[..shape.data_bytes])?;
         } else {
             let mut value = [0; 8];

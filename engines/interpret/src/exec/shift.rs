@@ -6,9 +6,9 @@ use super::operand::{Kind, by_size, by_wide_size};
 use crate::cpu::Cpu;
 use crate::exit::Step;
 use crate::op::{Handler, Op};
+use ambos_hostcode::Word;
 use ambos_hostcode::alu::WideWord;
 use ambos_hostcode::mem::Cell;
-use ambos_hostcode::Word;
 use ambos_vcpu::Platform;
 use ambos_x86::gpr;
 

@@ -61,11 +61,7 @@ impl Cpu {
     ///
     /// The fault to deliver.
     #[inline(always)]
-    pub fn peek<W: Cell>(
-        &mut self,
-        platform: &mut dyn Platform,
-        depth: u64,
-    ) -> Result<W, Exit> {
+    pub fn peek<W: Cell>(&mut self, platform: &mut dyn Platform, depth: u64) -> Result<W, Exit> {
         let offset = self.native.gpr[RSP].wrapping_add(depth) & self.stack_mask();
         let linear = self.stack_linear(offset, W::SIZE, false)?;
         self.load(platform, linear)
@@ -112,9 +108,8 @@ fn pop_mem<W: Cell>(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step
     // An operand based on the stack pointer is addressed after the pop.
     let before = cpu.native.gpr[RSP];
     cpu.release_stack(W::SIZE as u64);
-    let stored = op
-        .linear(cpu, W::SIZE, true)
-        .and_then(|linear| cpu.store(platform, linear, value));
+    let stored =
+        op.linear(cpu, W::SIZE, true).and_then(|linear| cpu.store(platform, linear, value));
     if stored.is_err() {
         cpu.native.gpr[RSP] = before;
     }
@@ -187,13 +182,9 @@ fn popf<W: Cell>(cpu: &mut Cpu, platform: &mut dyn Platform, _: &Op) -> Step {
 impl Cpu {
     /// Writes RFLAGS as POPF does: what may change depends on the privilege level.
     pub fn write_flags(&mut self, value: u64, low_half: bool) {
-        let mut mask = (RFlags::ARITHMETIC
-            | RFlags::TF
-            | RFlags::DF
-            | RFlags::NT
-            | RFlags::AC
-            | RFlags::ID)
-            .bits();
+        let mut mask =
+            (RFlags::ARITHMETIC | RFlags::TF | RFlags::DF | RFlags::NT | RFlags::AC | RFlags::ID)
+                .bits();
         if u64::from(self.mode.cpl) <= u64::from(self.rflags().iopl()) {
             mask |= RFlags::IF.bits();
         }
@@ -245,12 +236,7 @@ fn enter_frame<W: Cell>(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> 
     result
 }
 
-fn enter_inner<W: Cell>(
-    cpu: &mut Cpu,
-    platform: &mut dyn Platform,
-    op: &Op,
-    rbp: u64,
-) -> Step {
+fn enter_inner<W: Cell>(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op, rbp: u64) -> Step {
     let level = op.src & 31;
     cpu.push(platform, W::from_u64(rbp))?;
     let frame = cpu.native.gpr[RSP];

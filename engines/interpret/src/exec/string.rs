@@ -43,7 +43,8 @@ impl Cursor {
     fn set(&self, cpu: &mut Cpu, register: usize, value: u64) {
         let slot = &mut cpu.native.gpr[register];
         // A 32-bit register write clears the upper half, a 16-bit one keeps the rest.
-        *slot = if self.mask == 0xffff { *slot & !0xffff | value & 0xffff } else { value & self.mask };
+        *slot =
+            if self.mask == 0xffff { *slot & !0xffff | value & 0xffff } else { value & self.mask };
     }
 
     /// Moves a pointer register over `count` elements.

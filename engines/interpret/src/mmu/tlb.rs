@@ -31,8 +31,7 @@ pub(crate) struct FetchEntry {
 }
 
 const EMPTY: Entry = Entry { tag: INVALID, delta: 0 };
-const EMPTY_FETCH: FetchEntry =
-    FetchEntry { tag: INVALID, gpa_page: 0, host_page: 0, ram_page: 0 };
+const EMPTY_FETCH: FetchEntry = FetchEntry { tag: INVALID, gpa_page: 0, host_page: 0, ram_page: 0 };
 
 /// The translations of one vCPU.
 #[derive(Debug)]

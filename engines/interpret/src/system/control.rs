@@ -99,11 +99,8 @@ impl Cpu {
 /// MOV to a control register: number in [`Op::dst`].
 pub fn mov_to_cr(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     cpu.require_supervisor()?;
-    let class = if op.dst == 3 {
-        Privileged::AddressSpaceSwitch
-    } else {
-        Privileged::ControlRegisterWrite
-    };
+    let class =
+        if op.dst == 3 { Privileged::AddressSpaceSwitch } else { Privileged::ControlRegisterWrite };
     platform.ledger().count(Intercept::Privileged(class));
     let value = cpu.reg::<u64>(op.src);
     let value = if cpu.is_64bit() { value } else { value & 0xffff_ffff };
@@ -147,11 +144,8 @@ pub fn mov_from_cr(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step 
 pub fn lmsw(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     cpu.require_supervisor()?;
     platform.ledger().count(Intercept::Privileged(Privileged::ControlRegisterWrite));
-    let value = if op.rep == 1 {
-        Mem::read::<u16>(cpu, platform, op)?
-    } else {
-        cpu.reg::<u16>(op.dst)
-    };
+    let value =
+        if op.rep == 1 { Mem::read::<u16>(cpu, platform, op)? } else { cpu.reg::<u16>(op.dst) };
     // LMSW can set PE but not clear it.
     let keep = cpu.control.cr0 & !0xe;
     cpu.write_cr0(keep | u64::from(value & 0xf))?;
@@ -297,11 +291,8 @@ pub fn write_base(cpu: &mut Cpu, _: &mut dyn Platform, op: &Op) -> Step {
     if !cpu.is_64bit() || !cpu.cr4().contains(Cr4::FSGSBASE) {
         return Err(Fault::UD.into());
     }
-    let base = if op.size == 8 {
-        cpu.reg::<u64>(op.dst)
-    } else {
-        u64::from(cpu.reg::<u32>(op.dst))
-    };
+    let base =
+        if op.size == 8 { cpu.reg::<u64>(op.dst) } else { u64::from(cpu.reg::<u32>(op.dst)) };
     Cpu::check_canonical(base)?;
     let number = usize::from(op.src) % 6;
     cpu.segments[number].base = base;
@@ -333,8 +324,7 @@ pub fn xsetbv(cpu: &mut Cpu, platform: &mut dyn Platform, _: &Op) -> Step {
     }
     cpu.require_supervisor()?;
     platform.ledger().count(Intercept::Privileged(Privileged::ExtendedControl));
-    let value =
-        u64::from(cpu.reg::<u32>(RDX as u8)) << 32 | u64::from(cpu.reg::<u32>(RAX as u8));
+    let value = u64::from(cpu.reg::<u32>(RDX as u8)) << 32 | u64::from(cpu.reg::<u32>(RAX as u8));
     let [low, _, _, high] = platform.cpuid(0xd, 0);
     let supported = u64::from(high) << 32 | u64::from(low);
     let avx512 = value & xstate::AVX512;

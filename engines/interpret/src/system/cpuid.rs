@@ -6,9 +6,9 @@ use crate::op::Op;
 use crate::system::xsave;
 use ambos_intercept::{Intercept, Privileged};
 use ambos_vcpu::Platform;
+use ambos_x86::Cr4;
 use ambos_x86::cpuid::leaf1_ecx;
 use ambos_x86::gpr::{RAX, RBX, RCX, RDX};
-use ambos_x86::Cr4;
 
 /// OSPKE in leaf 7, ECX.
 const OSPKE: u32 = 1 << 4;

@@ -104,7 +104,12 @@ impl Cpu {
 
     /// Notes data breakpoints that an access hits; returns whether the page has any, so that its
     /// translation must stay out of the TLB.
-    pub(crate) fn note_data_breakpoints(&mut self, linear: u64, length: usize, write: bool) -> bool {
+    pub(crate) fn note_data_breakpoints(
+        &mut self,
+        linear: u64,
+        length: usize,
+        write: bool,
+    ) -> bool {
         if self.debug.dr7 & 0xff == 0 {
             return false;
         }

@@ -98,7 +98,12 @@ impl Cpu {
                 if !code.is_code() || !privilege_ok {
                     return Err(Fault::gp(gate.selector).into());
                 }
-                self.enter_code(platform, code, gate.selector & 0xfffc | u16::from(self.mode.cpl), gate.offset)
+                self.enter_code(
+                    platform,
+                    code,
+                    gate.selector & 0xfffc | u16::from(self.mode.cpl),
+                    gate.offset,
+                )
             }
             system_type::TSS_AVAILABLE | system_type::TASK_GATE if !self.long_mode() => {
                 self.far_task(platform, op, descriptor, selector, SwitchBy::Jump)
@@ -382,8 +387,14 @@ impl Cpu {
             // The outer stack lies above the parameters.
             let at = frame + release;
             let (rsp, stack_selector) = match size {
-                2 => (u64::from(self.peek::<u16>(platform, at)?), self.peek::<u16>(platform, at + 2)?),
-                4 => (u64::from(self.peek::<u32>(platform, at)?), self.peek::<u16>(platform, at + 4)?),
+                2 => (
+                    u64::from(self.peek::<u16>(platform, at)?),
+                    self.peek::<u16>(platform, at + 2)?,
+                ),
+                4 => (
+                    u64::from(self.peek::<u32>(platform, at)?),
+                    self.peek::<u16>(platform, at + 4)?,
+                ),
                 _ => (self.peek::<u64>(platform, at)?, self.peek::<u16>(platform, at + 8)?),
             };
             let stack = self.returned_stack(platform, stack_selector, rpl, to_64bit)?;

@@ -98,11 +98,8 @@ impl Cpu {
                 }
                 None => false,
             };
-            current = Some(if double {
-                Fault { vector: Vector::DoubleFault, error: 0 }
-            } else {
-                second
-            });
+            current =
+                Some(if double { Fault { vector: Vector::DoubleFault, error: 0 } } else { second });
             event.resume = true;
         }
     }
@@ -119,9 +116,8 @@ impl Cpu {
         let external = if event.software { 0 } else { EXT };
         let gate_error = u32::from(event.vector) << 3 | IDT | external;
         let fault = |vector| Fault { vector, error: gate_error };
-        let gate = self
-            .read_gate(platform, event.vector)?
-            .ok_or(fault(Vector::GeneralProtection))?;
+        let gate =
+            self.read_gate(platform, event.vector)?.ok_or(fault(Vector::GeneralProtection))?;
         let known = if self.long_mode() {
             matches!(gate.kind, system_type::INTERRUPT_GATE | system_type::TRAP_GATE)
         } else {
@@ -168,11 +164,7 @@ impl Cpu {
         }
     }
 
-    fn read_gate(
-        &mut self,
-        platform: &mut dyn Platform,
-        vector: u8,
-    ) -> Result<Option<Gate>, Exit> {
+    fn read_gate(&mut self, platform: &mut dyn Platform, vector: u8) -> Result<Option<Gate>, Exit> {
         let size = if self.long_mode() { 16 } else { 8 };
         let at = u64::from(vector) * size;
         if at + size - 1 > u64::from(self.idtr.limit) {
@@ -180,11 +172,8 @@ impl Cpu {
         }
         let linear = self.idtr.base.wrapping_add(at);
         let low = self.load_system::<u64>(platform, linear)?;
-        let high = if size == 16 {
-            self.load_system::<u64>(platform, linear.wrapping_add(8))?
-        } else {
-            0
-        };
+        let high =
+            if size == 16 { self.load_system::<u64>(platform, linear.wrapping_add(8))? } else { 0 };
         let attributes = (low >> 40) as u32;
         let kind = attributes & 0x1f;
         let wide = kind & 8 != 0;

@@ -77,8 +77,7 @@ impl Cpu {
         let fault = Fault::gp(selector);
         let mut code = self.read_descriptor(platform, selector, fault)?;
         let (cpl, rpl) = (self.mode.cpl, (selector & 3) as u8);
-        let privilege_ok =
-            if code.is_conforming() { code.dpl() <= rpl } else { code.dpl() == rpl };
+        let privilege_ok = if code.is_conforming() { code.dpl() <= rpl } else { code.dpl() == rpl };
         let both = code.attributes() & (attr::L | attr::DB) == attr::L | attr::DB;
         if !code.is_code() || rpl < cpl || !privilege_ok || self.long_mode() && both {
             return Err(fault.into());

@@ -34,8 +34,7 @@ pub fn wrmsr(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     cpu.require_supervisor()?;
     let ticket = platform.ledger().start(Intercept::Privileged(Privileged::MsrWrite));
     let index = cpu.native.gpr[RCX] as u32;
-    let value =
-        u64::from(cpu.reg::<u32>(RDX as u8)) << 32 | u64::from(cpu.reg::<u32>(RAX as u8));
+    let value = u64::from(cpu.reg::<u32>(RDX as u8)) << 32 | u64::from(cpu.reg::<u32>(RAX as u8));
     let result = cpu.write_msr(platform, op, index, value);
     platform.ledger().finish(ticket);
     result?;
@@ -43,12 +42,7 @@ pub fn wrmsr(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
 }
 
 impl Cpu {
-    fn read_msr(
-        &mut self,
-        platform: &mut dyn Platform,
-        op: &Op,
-        index: u32,
-    ) -> Result<u64, Fault> {
+    fn read_msr(&mut self, platform: &mut dyn Platform, op: &Op, index: u32) -> Result<u64, Fault> {
         Ok(match index {
             msr::IA32_EFER => self.control.efer,
             msr::IA32_STAR => self.msrs.star,
@@ -99,10 +93,8 @@ impl Cpu {
             msr::IA32_SYSENTER_ESP => self.msrs.sysenter_esp = canonical(value)?,
             msr::IA32_SYSENTER_EIP => self.msrs.sysenter_eip = canonical(value)?,
             msr::IA32_PAT => {
-                let legal = value
-                    .to_le_bytes()
-                    .iter()
-                    .all(|kind| matches!(kind, 0 | 1 | 4 | 5 | 6 | 7));
+                let legal =
+                    value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4 | 5 | 6 | 7));
                 if !legal {
                     return Err(Fault::GP0);
                 }
@@ -131,8 +123,7 @@ impl Cpu {
     fn write_efer(&mut self, value: u64) -> Result<(), Fault> {
         let lma = Efer::LMA.bits();
         let changed = value ^ self.control.efer;
-        let lme_while_paging =
-            changed & Efer::LME.bits() != 0 && self.cr0().contains(Cr0::PG);
+        let lme_while_paging = changed & Efer::LME.bits() != 0 && self.cr0().contains(Cr0::PG);
         if value & !(EFER_WRITABLE | lma) != 0 || lme_while_paging {
             return Err(Fault::GP0);
         }

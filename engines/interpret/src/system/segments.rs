@@ -78,7 +78,8 @@ impl Cpu {
         if !self.real_mode() {
             let code = attributes & attr::CODE != 0;
             let read_write = attributes & attr::READ_WRITE != 0;
-            if (write && (code || !read_write)) || (!write && code && !read_write) {
+            let allowed = if write { !code && read_write } else { !code || read_write };
+            if !allowed {
                 return Err(fault);
             }
         }

@@ -120,11 +120,8 @@ impl Cpu {
         }
         let mut new = self.read_descriptor(platform, selector, fault)?;
         let kind = new.attributes() & 0x1f;
-        let wanted = if by == SwitchBy::Return {
-            system_type::TSS_BUSY
-        } else {
-            system_type::TSS_AVAILABLE
-        };
+        let wanted =
+            if by == SwitchBy::Return { system_type::TSS_BUSY } else { system_type::TSS_AVAILABLE };
         if kind != wanted {
             if matches!(kind, system_type::TSS16_AVAILABLE | system_type::TSS16_BUSY) {
                 let rip = self.native.gpr[RIP];
@@ -242,9 +239,9 @@ impl Cpu {
         let cpl = (cs & 3) as u8;
         self.segments[seg::CS] = code.segment(cs);
         // The stack segment is loaded at the new privilege level.
-        self.segments[seg::SS].attributes =
-            self.segments[seg::SS].attributes & !(3 << attr::DPL_SHIFT)
-                | u32::from(cpl) << attr::DPL_SHIFT;
+        self.segments[seg::SS].attributes = self.segments[seg::SS].attributes
+            & !(3 << attr::DPL_SHIFT)
+            | u32::from(cpl) << attr::DPL_SHIFT;
         self.update_mode();
         for number in [seg::SS, seg::ES, seg::DS, seg::FS, seg::GS] {
             self.load_segment(platform, number, selectors[number]).map_err(|exit| match exit {

@@ -96,10 +96,6 @@ pub(crate) struct Arguments {
 pub(crate) enum Technique {
     /// Nothing: it finds a complete PC (full virtualization)
     Full,
-    /// Its drivers know: virtio devices in a PC
-    Hybrid,
-    /// Everything: hypercalls instead of privileged instructions (paravirtualization)
-    Para,
 }
 
 /// How a kernel is entered.
@@ -120,8 +116,6 @@ pub(crate) enum Boot {
 pub(crate) enum Engine {
     /// The fastest there is
     Auto,
-    /// The binary translator
-    Translate,
     /// The interpreter
     Interpret,
 }

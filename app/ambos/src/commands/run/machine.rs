@@ -1,13 +1,16 @@
 //! What `run` needs of a machine, and where it gets one.
-#![cfg_attr(not(test), expect(dead_code, reason = "only a machine constructs and uses these"))]
 
+use super::arguments::{Boot, Engine, Technique};
 use super::plan::Plan;
 use crate::failure::Failure;
+use ambos_boot::image::ImageKind;
+use ambos_boot::{BootConfig, KernelImage, Protocol};
+use ambos_machine::{Config, EngineKind, Machine, MachineError};
 use std::io::Write;
 use std::sync::Arc;
 
 /// How a machine came to its end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Outcome {
     /// The guest switched it off.
     PoweredOff,
@@ -19,6 +22,8 @@ pub(super) enum Outcome {
     DebugExit(u8),
     /// [`Handle::stop`] was called.
     Stopped,
+    /// The monitor failed.
+    Failed(Failure),
 }
 
 /// What to do when the guest restarts the machine.
@@ -48,7 +53,7 @@ pub(super) struct Statistics {
 }
 
 /// A machine that has ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Finished {
     pub(super) outcome: Outcome,
     /// There if [`Plan::measure`] asks for it.
@@ -71,9 +76,105 @@ pub(super) struct Surroundings {
 }
 
 /// Makes a machine after the plan, with the guest loaded and ready to run.
-pub(super) fn start(plan: &Plan, _surroundings: Surroundings) -> Result<Started, Failure> {
-    Err(Failure::usage(format!(
-        "this build has no machine that could boot {}",
-        plan.kernel.display()
-    )))
+pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, Failure> {
+    let Surroundings { console, mut after_reset } = surroundings;
+    let engine = match plan.engine {
+        Engine::Auto => EngineKind::Auto,
+        Engine::Interpret => EngineKind::Interpret,
+    };
+    let Technique::Full = plan.technique;
+    let files = plan.clone();
+    let config = Config {
+        memory: plan.memory,
+        cpus: u32::from(plan.cpus),
+        boot: Box::new(move || boot_config(&files).map_err(Into::into)),
+        engine,
+        debug_exit: plan.debug_exit,
+        console,
+    };
+    let mut machine = Machine::new(config).map_err(failure)?;
+    let handle: Arc<dyn Handle> = Arc::new(MachineHandle(machine.handle()));
+    let measure = plan.measure;
+    let run = move || {
+        let outcome = match machine.run(|| match after_reset() {
+            AfterReset::Boot => ambos_machine::AfterReset::Boot,
+            AfterReset::End => ambos_machine::AfterReset::End,
+        }) {
+            Ok(ambos_machine::Outcome::PoweredOff) => Outcome::PoweredOff,
+            Ok(ambos_machine::Outcome::Reset) => Outcome::Reset,
+            Ok(ambos_machine::Outcome::Crashed(why)) => Outcome::Crashed(why),
+            // The system takes the low byte of an exit status.
+            Ok(ambos_machine::Outcome::DebugExit(status)) => Outcome::DebugExit(status as u8),
+            Ok(ambos_machine::Outcome::Stopped) => Outcome::Stopped,
+            Err(error) => Outcome::Failed(failure(error)),
+        };
+        let statistics = measure.then(|| {
+            let statistics = machine.statistics();
+            Statistics { table: statistics.to_string(), json: statistics.to_json() }
+        });
+        Finished { outcome, statistics }
+    };
+    Ok(Started { handle, run: Box::new(run) })
+}
+
+/// What to load.
+fn boot_config(plan: &Plan) -> Result<BootConfig, Failure> {
+    let kernel = KernelImage::open(&plan.kernel).map_err(one_line)?;
+    let read = |path: &std::path::Path| {
+        std::fs::read(path).map_err(|error| {
+            Failure::usage_because(format!("cannot read {}", path.display()), error)
+        })
+    };
+    let protocol = match plan.boot {
+        Boot::Auto => Protocol::Auto,
+        Boot::Linux64 => Protocol::Linux64,
+        Boot::Pvh => Protocol::Pvh,
+        Boot::Multiboot => Protocol::Multiboot,
+    };
+    let multiboot = protocol == Protocol::Multiboot
+        || protocol == Protocol::Auto
+            && kernel.multiboot().is_some()
+            && !matches!(kernel.kind(), ImageKind::BzImage(_));
+    let command_line =
+        if multiboot { plan.multiboot_command_line() } else { plan.linux_command_line() };
+    let initrd = plan.initrd.as_deref().map(read).transpose()?;
+    let modules = plan.modules.iter().map(|module| {
+        let data = read(&module.path)?;
+        Ok(ambos_boot::Module { data, text: module.command_line.clone() })
+    });
+    let modules = modules.collect::<Result<Vec<_>, Failure>>()?;
+    Ok(BootConfig { initrd, modules, command_line, protocol, ..BootConfig::new(kernel) })
+}
+
+/// What the user is told of a machine that cannot be made.
+fn failure(error: MachineError) -> Failure {
+    match error {
+        MachineError::Files(error) => match error.downcast::<Failure>() {
+            Ok(failure) => *failure,
+            Err(error) => Failure::monitor("the guest cannot be read", error),
+        },
+        MachineError::Boot(error) => one_line(error),
+        MachineError::Memory(error) => {
+            Failure::usage_because("there is not enough memory for the guest; try --memory", error)
+        }
+        error => Failure::monitor("the machine failed", error),
+    }
+}
+
+/// A kernel that cannot be used: its errors say how to mend it.
+fn one_line(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+    Failure::usage_because("the guest cannot be started", error)
+}
+
+/// A machine's handle as the command line sees it.
+struct MachineHandle(ambos_machine::Handle);
+
+impl Handle for MachineHandle {
+    fn send(&self, bytes: &[u8]) {
+        self.0.send(bytes);
+    }
+
+    fn stop(&self) {
+        self.0.stop();
+    }
 }

@@ -253,7 +253,7 @@ mod tests {
             let text = text.replace("NONCE", nonce.strip_prefix("ambos.nonce=").unwrap());
             let run = move || {
                 surroundings.console.write_all(text.as_bytes()).unwrap();
-                if outcome == Outcome::Reset {
+                if matches!(outcome, Outcome::Reset) {
                     assert_eq!((surroundings.after_reset)(), AfterReset::End);
                 }
                 let statistics = Statistics { table: String::new(), json: "{}".to_owned() };

@@ -43,7 +43,6 @@ pub(super) fn cached_guest(flavour: Flavour) -> Result<GuestFiles, GuestError> {
     Ok(GuestFiles { kernel: guest.kernel, initrd: guest.initrd })
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "a machine asks for its command line"))]
 impl Plan {
     /// What `arguments` ask for; `guest` is called if the default guest's files are needed,
     /// `terminal` is the size of the terminal that shows the console, if one does.
@@ -136,8 +135,7 @@ fn readable(what: &str, path: &Path) -> Result<(), Failure> {
 
 fn console_parameter(technique: Technique) -> &'static str {
     match technique {
-        Technique::Full | Technique::Hybrid => "console=ttyS0",
-        Technique::Para => "console=hvc0",
+        Technique::Full => "console=ttyS0",
     }
 }
 

@@ -20,6 +20,7 @@ pub(super) fn verdict(outcome: Outcome, seen: Seen, signal: Option<i32>) -> Resu
     let crashed = |reason: &str| Err(Failure::Crashed(reason.to_owned()));
     match (outcome, seen.panic, seen.phase) {
         (Outcome::DebugExit(status), _, _) => Ok(status),
+        (Outcome::Failed(failure), _, _) => Err(failure),
         (Outcome::Stopped, _, _) => Ok(0),
         (Outcome::Crashed(reason), Some(panic), _) => {
             crashed(&format!("kernel panic: {panic}; then {reason}"))

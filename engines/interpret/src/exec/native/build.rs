@@ -92,7 +92,8 @@ impl Plan {
                 OpKind::Memory | OpKind::MemorySegRDI | OpKind::MemorySegEDI | OpKind::MemorySegDI
             )
         });
-        let implicit = memory_operand.is_some_and(|index| original.op_kind(index) != OpKind::Memory);
+        let implicit =
+            memory_operand.is_some_and(|index| original.op_kind(index) != OpKind::Memory);
         let memory = match (memory_operand, info.used_memory()) {
             (None, []) => None,
             (Some(index), _) => {
@@ -148,7 +149,7 @@ impl Plan {
             used[Register::RDI.number()] = false;
         }
         let mut free = CANDIDATES.into_iter().filter(|register| {
-            !used[register.number()] && !(implicit && *register == Register::RDI)
+            !(used[register.number()] || implicit && *register == Register::RDI)
         });
         let context = free.next()?;
         let pointer = match (memory_operand, implicit) {
@@ -316,11 +317,9 @@ impl Emitter {
                 Code::VEX_Vmovdqu_ymm_ymmm256,
                 Code::VEX_Vmovdqu_ymmm256_ymm,
             ),
-            VectorWidth::Xmm => (
-                Register::XMM0 + number_u32,
-                Code::Movdqu_xmm_xmmm128,
-                Code::Movdqu_xmmm128_xmm,
-            ),
+            VectorWidth::Xmm => {
+                (Register::XMM0 + number_u32, Code::Movdqu_xmm_xmmm128, Code::Movdqu_xmmm128_xmm)
+            }
         };
         if load {
             self.emit(Instruction::with2(load_code, register, at))
@@ -380,9 +379,9 @@ fn is_implicit(instruction: &Instruction, register: Register) -> bool {
     bare.set_memory_index(Register::None);
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(&bare);
-    info.used_registers().iter().any(|used| {
-        used.register().is_gpr() && used.register().full_register() == register
-    })
+    info.used_registers()
+        .iter()
+        .any(|used| used.register().is_gpr() && used.register().full_register() == register)
 }
 
 /// Operand bytes where the decoder does not tell.
@@ -421,9 +420,10 @@ pub(super) fn classify(instruction: &Instruction) -> Class {
     if instruction.code() == Code::Wait {
         return Class::Wait;
     }
-    if features.iter().any(|f| {
-        matches!(f, F::FPU | F::FPU287 | F::FPU287XL_ONLY | F::FPU387 | F::FPU387SL_ONLY)
-    }) {
+    if features
+        .iter()
+        .any(|f| matches!(f, F::FPU | F::FPU287 | F::FPU287XL_ONLY | F::FPU387 | F::FPU387SL_ONLY))
+    {
         return Class::X87;
     }
     if matches!(

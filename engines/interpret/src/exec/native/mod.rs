@@ -295,7 +295,9 @@ impl Cpu {
     ) -> Exit {
         let vector = match fault {
             HostFault::Divide => Vector::DivideError,
-            HostFault::FloatingPoint if matches!(thunk.class, Class::X87 | Class::Wait | Class::Mmx) => {
+            HostFault::FloatingPoint
+                if matches!(thunk.class, Class::X87 | Class::Wait | Class::Mmx) =>
+            {
                 Vector::X87FloatingPoint
             }
             HostFault::FloatingPoint if self.cr4().contains(Cr4::OSXMMEXCPT) => {
