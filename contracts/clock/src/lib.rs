@@ -17,12 +17,14 @@
 //! when it is called and tolerates a call too many.
 #![forbid(unsafe_code)]
 
+mod alarm;
 mod queue;
 mod source;
 
 pub use queue::{Expire, Timer, TimerTarget};
 pub use source::ManualTime;
 
+use alarm::Alarm;
 use queue::Queue;
 use source::Source;
 use std::fmt;
@@ -37,7 +39,10 @@ pub const NANOSECONDS: u64 = 1_000_000_000;
 pub struct VmClock {
     source: Source,
     queue: Mutex<Queue>,
-    /// Wakes threads in [`VmClock::wait_until_due`].
+    /// Wakes threads in [`VmClock::wait_until_due`]. A clock that does not run by itself has none,
+    /// and neither has one to which the host refused it.
+    alarm: Option<Alarm>,
+    /// Wakes them where there is no alarm.
     changed: Condvar,
 }
 
@@ -50,18 +55,18 @@ impl fmt::Debug for VmClock {
 impl VmClock {
     /// A running clock that starts at zero and advances with the host's monotonic clock.
     pub fn monotonic() -> Arc<Self> {
-        Arc::new(Self::new(Source::monotonic()))
+        Arc::new(Self::new(Source::monotonic(), Alarm::new()))
     }
 
     /// A clock that starts at zero and moves only through the [`ManualTime`] beside it.
     pub fn manual() -> (Arc<Self>, ManualTime) {
-        let clock = Arc::new(Self::new(Source::manual()));
+        let clock = Arc::new(Self::new(Source::manual(), None));
         let time = ManualTime::new(Arc::clone(&clock));
         (clock, time)
     }
 
-    fn new(source: Source) -> Self {
-        Self { source, queue: Mutex::default(), changed: Condvar::new() }
+    fn new(source: Source, alarm: Option<Alarm>) -> Self {
+        Self { source, queue: Mutex::default(), alarm, changed: Condvar::new() }
     }
 
     /// Nanoseconds of machine time since the machine's start.
@@ -135,13 +140,20 @@ impl VmClock {
             }
             let awaited = deadline.filter(|_| self.source.runs());
             queue.sleep_begins(awaited);
-            queue = match awaited {
-                Some(deadline) => {
-                    let timeout = Duration::from_nanos(deadline.saturating_sub(now));
-                    let woken = self.changed.wait_timeout(queue, timeout);
+            let time = awaited.map(|at| Duration::from_nanos(at.saturating_sub(now)));
+            queue = match (&self.alarm, time) {
+                (Some(alarm), time) => {
+                    // Set under the lock: whoever arms an earlier deadline sets it after us.
+                    alarm.set(time);
+                    drop(queue);
+                    alarm.sleep();
+                    self.lock()
+                }
+                (None, Some(time)) => {
+                    let woken = self.changed.wait_timeout(queue, time);
                     woken.unwrap_or_else(PoisonError::into_inner).0
                 }
-                None => self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                (None, None) => self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner),
             };
             queue.sleep_ends();
         }
@@ -149,8 +161,12 @@ impl VmClock {
 
     /// Makes every thread in [`VmClock::wait_until_due`] look again.
     pub fn wake(&self) {
-        // Taking the lock orders what the caller changed against a sleeper's last look.
-        drop(self.lock());
+        // Holding the lock orders what the caller changed against a sleeper's last look.
+        let queue = self.lock();
+        if let Some(alarm) = self.alarm.as_ref().filter(|_| queue.has_sleepers()) {
+            alarm.set(Some(Duration::ZERO));
+        }
+        drop(queue);
         self.changed.notify_all();
     }
 
@@ -164,8 +180,18 @@ impl VmClock {
     }
 
     fn arm(&self, id: u64, deadline: u64) {
-        if self.lock().arm(id, deadline) {
-            self.changed.notify_all();
+        let mut queue = self.lock();
+        queue.arm(id, deadline);
+        if !queue.must_wake_at(deadline) {
+            return;
+        }
+        match &self.alarm {
+            Some(alarm) if self.source.runs() => {
+                alarm.set(Some(Duration::from_nanos(deadline.saturating_sub(self.now()))));
+            }
+            // A clock that stands wakes nobody; it wakes everybody when it goes on.
+            Some(_) => {}
+            None => self.changed.notify_all(),
         }
     }
 }
@@ -284,6 +310,47 @@ mod tests {
         stop.store(true, Ordering::SeqCst);
         clock.wake();
         assert!(!sleeper.join().unwrap());
+    }
+
+    #[test]
+    fn a_running_clock_wakes_its_sleepers_early_and_at_stop() {
+        let clock = VmClock::monotonic();
+        let device = counter(&clock, None);
+        let stop = Arc::new(AtomicBool::new(false));
+        let sleeper = || {
+            let (clock, stop) = (Arc::clone(&clock), Arc::clone(&stop));
+            std::thread::spawn(move || clock.wait_until_due(&stop))
+        };
+        let hour = 3600 * NANOSECONDS;
+        device.lock().unwrap().timer.arm(clock.now() + hour);
+        let sleepers = [sleeper(), sleeper()];
+        std::thread::sleep(Duration::from_millis(5));
+        device.lock().unwrap().timer.arm(clock.now() + hour / 2);
+        device.lock().unwrap().timer.arm(clock.now() + 1_000_000);
+        assert!(sleepers.map(|sleeper| sleeper.join().unwrap()).iter().all(|due| *due));
+        clock.fire_due();
+        let sleepers = [sleeper(), sleeper()];
+        std::thread::sleep(Duration::from_millis(5));
+        stop.store(true, Ordering::SeqCst);
+        clock.wake();
+        assert!(sleepers.map(|sleeper| sleeper.join().unwrap()).iter().all(|due| !due));
+    }
+
+    #[test]
+    fn a_paused_clock_lets_nothing_expire() {
+        let clock = VmClock::monotonic();
+        let device = counter(&clock, None);
+        clock.pause();
+        let stop = Arc::new(AtomicBool::new(false));
+        let sleeper = {
+            let (clock, stop) = (Arc::clone(&clock), Arc::clone(&stop));
+            std::thread::spawn(move || clock.wait_until_due(&stop))
+        };
+        device.lock().unwrap().timer.arm(clock.now() + 1_000_000);
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(!sleeper.is_finished());
+        clock.resume();
+        assert!(sleeper.join().unwrap());
     }
 
     #[test]

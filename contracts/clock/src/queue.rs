@@ -100,14 +100,26 @@ impl Queue {
         id
     }
 
-    /// Arms timer `id`; returns whether sleepers must be woken because they would sleep too long.
-    pub(crate) fn arm(&mut self, id: u64, deadline: u64) -> bool {
+    pub(crate) fn arm(&mut self, id: u64, deadline: u64) {
         self.cancel(id);
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.deadline = Some(deadline);
             self.deadlines.insert((deadline, id));
         }
-        self.sleepers > 0 && deadline < self.wakes_at
+    }
+
+    /// Whether there are sleepers who would sleep past `deadline`. The caller sees to it that they
+    /// do not, so the question is answered with yes only once.
+    pub(crate) fn must_wake_at(&mut self, deadline: u64) -> bool {
+        let late = self.sleepers > 0 && deadline < self.wakes_at;
+        if late {
+            self.wakes_at = deadline;
+        }
+        late
+    }
+
+    pub(crate) fn has_sleepers(&self) -> bool {
+        self.sleepers > 0
     }
 
     pub(crate) fn cancel(&mut self, id: u64) {
