@@ -135,8 +135,7 @@ fn boot_config(plan: &Plan) -> Result<BootConfig, Failure> {
         || protocol == Protocol::Auto
             && kernel.multiboot().is_some()
             && !matches!(kernel.kind(), ImageKind::BzImage(_));
-    let command_line =
-        if multiboot { plan.multiboot_command_line() } else { plan.linux_command_line() };
+    let command_line = if multiboot { plan.append.clone() } else { plan.linux_command_line() };
     let initrd = plan.initrd.as_deref().map(read).transpose()?;
     let modules = plan.modules.iter().map(|module| {
         let data = read(&module.path)?;

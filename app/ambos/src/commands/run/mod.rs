@@ -172,9 +172,9 @@ fn read_pieces(mut input: impl Read, mut take: impl FnMut(&[u8])) {
     }
 }
 
-/// Shows why a command did not end, as far as the kernel's log tells.
+/// Shows why a command did not start, as far as the kernel's log tells.
 fn show_log(seen: &Seen) {
-    if matches!(seen.phase, None | Some(Phase::Ended(_))) {
+    if seen.phase != Some(Phase::Booting) {
         return;
     }
     let text = String::from_utf8_lossy(&seen.log);

@@ -22,7 +22,7 @@ pub(super) struct Plan {
     pub(super) kernel: PathBuf,
     pub(super) initrd: Option<PathBuf>,
     pub(super) modules: Vec<Module>,
-    /// The user's part of the kernel command line.
+    /// The user's part of the kernel command line; all there is for a kernel other than Linux.
     pub(super) append: String,
     /// Parameters for a Linux kernel, and for our initramfs if that is used.
     pub(super) defaults: String,
@@ -96,11 +96,6 @@ impl Plan {
     /// The command line for a Linux kernel: the user's part comes last, so that it overrides.
     pub(super) fn linux_command_line(&self) -> String {
         format!("{} {}", self.defaults, self.append).trim_end().to_owned()
-    }
-
-    /// The command line for a Multiboot kernel, whose first word is its file's name.
-    pub(super) fn multiboot_command_line(&self) -> String {
-        format!("{} {}", self.kernel.display(), self.append).trim_end().to_owned()
     }
 }
 
@@ -198,8 +193,7 @@ mod tests {
         assert_eq!((plan.kernel.clone(), plan.initrd.clone()), (fixture.path("mine"), None));
         assert_eq!(plan.nonce, None);
         assert_eq!(plan.linux_command_line(), "console=ttyS0 panic=-1 quiet a=b");
-        let multiboot = plan.multiboot_command_line();
-        assert_eq!(multiboot, format!("{} quiet a=b", fixture.path("mine").display()));
+        assert_eq!(plan.append, "quiet a=b");
     }
 
     #[test]
