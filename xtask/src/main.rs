@@ -1,5 +1,6 @@
 //! Development tasks of the Ambos project: `cargo xtask TASK`. Each task is a module.
 
+mod difftest;
 mod layers;
 mod lints;
 mod workspace;
@@ -17,6 +18,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Compare random instructions on an engine with the host's processor
+    Difftest(difftest::Arguments),
     /// Check that dependencies between the crates point downwards only
     Layers,
     /// Check rules of the source that no compiler knows, and list where unsafe code is
@@ -25,6 +28,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
+        Task::Difftest(arguments) => difftest::run(&arguments),
         Task::Layers => layers::run(),
         Task::Lints => lints::run(),
     };

@@ -1,0 +1,171 @@
+//! What counts as a difference.
+
+use crate::case::{Case, End, Memory, Outcome, Registers};
+use crate::generate::place;
+use ambos_x86::RFlags;
+use iced_x86::{Code, Instruction, Mnemonic as M};
+use std::fmt::Write;
+
+/// Names of the general-purpose registers.
+pub(crate) const GPR: [&str; 16] = [
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+    "r14", "r15",
+];
+
+/// Bytes of an x87 image that hold what software sees: control, status and tag words.
+const X87_HEAD: usize = 6;
+
+/// What an instruction leaves undefined or up to the processor's model.
+#[derive(Debug, Default)]
+pub(crate) struct Tolerance {
+    /// Flags that are not compared.
+    flags: u64,
+    /// Ranges of memory that are not compared.
+    memory: Vec<(u64, u64)>,
+}
+
+impl Tolerance {
+    /// What `instruction`, which begins with these `registers`, leaves open.
+    pub(crate) fn of(instruction: &Instruction, registers: &Registers) -> Self {
+        let arithmetic = RFlags::ARITHMETIC.bits();
+        let flags = match instruction.mnemonic() {
+            // Not executed on the host, and flags are undefined.
+            M::Div | M::Idiv => arithmetic,
+            _ => 0,
+        };
+        // Instruction and data pointers of the x87 unit.
+        let open: &[(u64, u64)] = match instruction.code() {
+            Code::Fnstenv_m14byte | Code::Fnsave_m94byte => &[(6, 8)],
+            Code::Fnstenv_m28byte | Code::Fnsave_m108byte => &[(2, 2), (6, 2), (10, 18)],
+            Code::Fxsave_m512byte | Code::Fxsave64_m512byte => &[(5, 19), (464, 48)],
+            _ => &[],
+        };
+        let memory = match place::addresses(instruction, registers) {
+            Some(addresses) if !open.is_empty() => {
+                let at = addresses.first().map_or(0, |&(at, _)| at);
+                open.iter().map(|&(offset, size)| (at.wrapping_add(offset), size)).collect()
+            }
+            _ => Vec::new(),
+        };
+        Self { flags, memory }
+    }
+
+    /// Tolerates what `other` tolerates, too.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.flags |= other.flags;
+        self.memory.extend(other.memory);
+    }
+}
+
+/// The first differences between what the host did and what the engine did, in one line.
+pub(crate) fn difference(
+    case: &Case,
+    tolerance: &Tolerance,
+    expected: &Outcome,
+    got: &Outcome,
+) -> Option<String> {
+    let mut text = String::new();
+    if !same_end(&expected.end, &got.end) {
+        note(&mut text, "end", &describe(&expected.end), &describe(&got.end));
+        return Some(text);
+    }
+    let (a, b) = (&expected.registers, &got.registers);
+    for (number, name) in GPR.iter().enumerate() {
+        if a.gpr[number] != b.gpr[number] {
+            note(&mut text, name, &hex(a.gpr[number]), &hex(b.gpr[number]));
+        }
+    }
+    let mask = !(tolerance.flags | RFlags::RF.bits());
+    if (a.rflags ^ b.rflags) & mask != 0 {
+        note(&mut text, "rflags", &hex(a.rflags & mask), &hex(b.rflags & mask));
+    }
+    vector(a, b, &mut text);
+    memory(case, tolerance, &expected.memory, &got.memory, &mut text);
+    (!text.is_empty()).then_some(text)
+}
+
+fn vector(a: &Registers, b: &Registers, text: &mut String) {
+    let (a, b) = (&a.vector, &b.vector);
+    for number in 0..32 {
+        if a.zmm[number] != b.zmm[number] {
+            let used = |bytes: &[u8; 64]| bytes.iter().rposition(|&byte| byte != 0);
+            let size = used(&a.zmm[number]).max(used(&b.zmm[number])).map_or(16, |last| last + 1);
+            let size = size.next_multiple_of(16);
+            let name = format!("v{number}");
+            note(text, &name, &bytes(&a.zmm[number][..size]), &bytes(&b.zmm[number][..size]));
+        }
+    }
+    for number in 0..8 {
+        if a.k[number] != b.k[number] {
+            note(text, &format!("k{number}"), &hex(a.k[number]), &hex(b.k[number]));
+        }
+        let at = 32 + number * 16;
+        let (x, y) = (&a.x87[at..at + 10], &b.x87[at..at + 10]);
+        if x != y {
+            note(text, &format!("st{number}"), &bytes(x), &bytes(y));
+        }
+    }
+    if a.mxcsr != b.mxcsr {
+        note(text, "mxcsr", &hex(a.mxcsr.into()), &hex(b.mxcsr.into()));
+    }
+    // The fifth byte is the tags, the sixth is reserved.
+    if a.x87[..X87_HEAD - 1] != b.x87[..X87_HEAD - 1] {
+        note(text, "x87", &bytes(&a.x87[..X87_HEAD]), &bytes(&b.x87[..X87_HEAD]));
+    }
+}
+
+fn memory(case: &Case, tolerance: &Tolerance, a: &Memory, b: &Memory, text: &mut String) {
+    if a == b {
+        return;
+    }
+    let tolerated = |address: u64| {
+        tolerance.memory.iter().any(|&(start, size)| address.wrapping_sub(start) < size)
+    };
+    let mut shown = 0;
+    for index in 0..a.0.len() {
+        let address = Memory::address(index);
+        if a.0[index] == b.0[index] || tolerated(address) {
+            continue;
+        }
+        if shown == 4 {
+            text.push_str("; more memory");
+            return;
+        }
+        shown += 1;
+        let name = format!("[{address:#x}] (was {:02x})", case.memory.0[index]);
+        note(text, &name, &format!("{:02x}", a.0[index]), &format!("{:02x}", b.0[index]));
+    }
+}
+
+fn note(text: &mut String, what: &str, expected: &str, got: &str) {
+    let separator = if text.is_empty() { "" } else { "; " };
+    let _ = write!(text, "{separator}{what}: expected {expected}, got {got}");
+}
+
+fn hex(value: u64) -> String {
+    format!("{value:#x}")
+}
+
+/// Bytes as one number, the last first.
+pub(crate) fn bytes(bytes: &[u8]) -> String {
+    bytes.iter().rev().fold(String::from("0x"), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn same_end(a: &End, b: &End) -> bool {
+    a == b
+}
+
+fn describe(end: &End) -> String {
+    match end {
+        End::Completed => "completion".to_owned(),
+        End::Landed => "branch taken".to_owned(),
+        End::Lost { what, rip } => format!("lost at {rip:#x}: {what}"),
+        End::Faulted { rip, fault } => format!(
+            "exception {} error {:#x} address {:#x} at rip {rip:#x}",
+            fault.vector, fault.error, fault.address
+        ),
+    }
+}

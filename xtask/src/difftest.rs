@@ -1,0 +1,56 @@
+//! `cargo xtask difftest`.
+
+use ambos_difftest::{DifftestError, Options, Report};
+use clap::ValueEnum;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// What to test.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// How many cases
+    #[arg(long, default_value_t = 1_000_000)]
+    cases: u64,
+    /// What the cases follow from; chosen by the clock if not given
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Number of the first case
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+    /// The engine
+    #[arg(long, value_enum, default_value_t = Engine::Interpret)]
+    engine: Engine,
+    /// Only instructions with this mnemonic
+    #[arg(long, value_name = "MNEMONIC")]
+    filter: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Engine {
+    Interpret,
+}
+
+/// Runs the test and prints what came of it.
+pub(crate) fn run(arguments: &Arguments) -> Result<(), String> {
+    let seed = arguments.seed.unwrap_or_else(|| {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_secs())
+    });
+    println!("seed {seed}");
+    let options = Options {
+        cases: arguments.first..arguments.first.saturating_add(arguments.cases),
+        seed,
+        filter: arguments.filter.clone(),
+    };
+    let start = Instant::now();
+    let report = match arguments.engine {
+        Engine::Interpret => interpret(&options),
+    }
+    .map_err(|error| error.to_string())?;
+    println!("{report} ({:.1} s)", start.elapsed().as_secs_f64());
+    if report.failed == 0 { Ok(()) } else { Err("the engine differs from the host".to_owned()) }
+}
+
+fn interpret(options: &Options) -> Result<Report, DifftestError> {
+    ambos_difftest::run_single(options, |ram, attention| {
+        ambos_interpret::Cpu::new(ram, attention).expect("the host gives executable memory")
+    })
+}
