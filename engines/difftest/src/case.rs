@@ -59,6 +59,15 @@ impl Memory {
         layout::SCRATCH + page * PAGE_SIZE + (index as u64 & (PAGE_SIZE - 1))
     }
 
+    /// The byte at linear `address`, if programs can read it.
+    pub fn read(&self, address: u64) -> Option<u8> {
+        let offset = address.checked_sub(layout::SCRATCH)?;
+        match layout::page(offset / PAGE_SIZE) {
+            Page::ReadOnly => Some(layout::read_only_byte((offset % PAGE_SIZE) as usize)),
+            _ => Self::index(address).map(|index| self.0[index]),
+        }
+    }
+
     /// Writes `bytes` at linear `address` as far as it is writable scratch memory.
     pub fn write(&mut self, address: u64, bytes: &[u8]) {
         for (offset, &byte) in bytes.iter().enumerate() {

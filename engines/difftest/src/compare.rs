@@ -49,12 +49,6 @@ impl Tolerance {
         };
         Self { flags, memory }
     }
-
-    /// Tolerates what `other` tolerates, too.
-    pub(crate) fn join(&mut self, other: Self) {
-        self.flags |= other.flags;
-        self.memory.extend(other.memory);
-    }
 }
 
 /// The first differences between what the host did and what the engine did, in one line.

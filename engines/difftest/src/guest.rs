@@ -146,6 +146,8 @@ impl<E: Engine> Guest<E> {
         self.write64(GDT + u64::from(USER_DATA & !7), data | user_dpl);
         self.write64(GDT + u64::from(USER_CODE & !7), code | user_dpl);
         self.write64(TSS + 4, KERNEL + KERNEL_STACK + PAGE_SIZE);
+        // No I/O permission bitmap: it would begin past the segment's end.
+        self.write(TSS + 0x66, &0xffff_u16.to_le_bytes());
         for vector in 0..256 {
             let handler = KERNEL + HANDLERS + vector * HANDLER;
             let dpl = if vector == u64::from(BREAKPOINT) { 3 } else { 0 };

@@ -7,7 +7,6 @@ use ambos_x86::PAGE_SIZE;
 /// Guest-physical address of the device memory, in the hole below 4 GiB where there is never RAM.
 pub const DEVICE: u64 = 0xd000_0000;
 
-
 /// What the engine under test runs on.
 #[derive(Debug)]
 pub struct BarePlatform {

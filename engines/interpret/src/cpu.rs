@@ -120,10 +120,14 @@ pub struct Cpu {
     // Book-keeping.
     /// The address that CR2 gets if the page fault being raised is delivered.
     pub fault_address: u64,
+    /// Faults of an instruction that runs on the host are its memory operand's.
+    pub operand_faulted: bool,
     /// Data breakpoints hit by the current instruction, as bits of DR6.
     pub breakpoint_hits: u64,
     /// Instructions completed.
     pub instructions: u64,
+    /// Faults, and rounds of repeated instructions that were not the last.
+    pub events: u64,
     /// Software TLB.
     pub tlb: Box<Tlb>,
     /// Decoded blocks.
@@ -171,8 +175,10 @@ impl Cpu {
             interrupt_shadow: false,
             nmi_blocked: false,
             fault_address: 0,
+            operand_faulted: false,
             breakpoint_hits: 0,
             instructions: 0,
+            events: 0,
             tlb: Box::default(),
             blocks: BlockCache::default(),
             thunks: ThunkCache::new()?,

@@ -17,13 +17,17 @@ impl Engine for Cpu {
 
     fn run(&mut self, platform: &mut dyn Platform, budget: Option<u64>) -> Stop {
         let end = budget.map_or(u64::MAX, |budget| self.instructions.saturating_add(budget));
+        // Faults and rounds of repeated instructions count as well, or a guest that faults in its
+        // fault handler would never return.
+        let events = self.events;
         loop {
             if self.slow || !self.attention.pending().is_empty() {
                 if let Some(stop) = self.look_up(platform) {
                     return stop;
                 }
                 if self.slow {
-                    if self.instructions >= end {
+                    let spent = budget.is_some_and(|budget| self.events - events >= budget);
+                    if self.instructions >= end || spent {
                         return Stop::Budget;
                     }
                     if let Some(stop) = self.step_slowly(platform) {
@@ -36,6 +40,9 @@ impl Engine for Cpu {
                 return Stop::Budget;
             }
             let limit = usize::try_from(end - self.instructions).unwrap_or(usize::MAX);
+            if budget.is_some_and(|budget| self.events - events >= budget) {
+                return Stop::Budget;
+            }
             if let Some(stop) = self.run_block(platform, limit) {
                 return stop;
             }
@@ -150,6 +157,7 @@ impl Cpu {
                 None
             }
             Exit::Again => {
+                self.events += 1;
                 self.advance(start);
                 None
             }
@@ -159,6 +167,7 @@ impl Cpu {
                 Some(*stop)
             }
             Exit::Fault(fault) => {
+                self.events += 1;
                 self.advance(start);
                 self.deliver_fault(platform, fault)
             }

@@ -19,6 +19,15 @@ fn flags_from_ax(ax: u32) -> u64 {
     (u64::from(ax >> 8) & 0xd5) | u64::from(ax & 1) << 11
 }
 
+/// What AX must hold for `add al, 0x7f; sahf` to set the arithmetic flags to those of `flags`.
+///
+/// Some instructions leave flags undefined that in fact depend on what they were before; the result
+/// is the processor's own only if it sees them.
+#[inline(always)]
+fn ax_from_flags(flags: u64) -> u32 {
+    (flags as u32 & 0xd5) << 8 | (flags >> 11) as u32 & 1
+}
+
 /// An operand width of the integer instructions: `u8`, `u16`, `u32` or `u64`.
 ///
 /// Binary operations take the flags before (only CF matters, and only to some) and return the
@@ -74,9 +83,9 @@ pub trait Word: Copy + Eq + Debug + Send + Sync + 'static {
     fn sar(self, count: u8, flags: u64) -> (Self, u64);
 
     /// MUL: low half, high half, flags.
-    fn mul(self, other: Self) -> (Self, Self, u64);
+    fn mul(self, other: Self, flags: u64) -> (Self, Self, u64);
     /// One-operand IMUL: low half, high half, flags.
-    fn imul(self, other: Self) -> (Self, Self, u64);
+    fn imul(self, other: Self, flags: u64) -> (Self, Self, u64);
     /// DIV of `high:self` by `divisor`: quotient, remainder; `None` is #DE.
     fn div(self, high: Self, divisor: Self) -> Option<(Self, Self)>;
     /// IDIV of `high:self` by `divisor`: quotient, remainder; `None` is #DE.
@@ -86,7 +95,7 @@ pub trait Word: Copy + Eq + Debug + Send + Sync + 'static {
 /// Widths above a byte, for the instructions that have no byte form.
 pub trait WideWord: Word {
     /// Two-operand IMUL.
-    fn imul2(self, other: Self) -> (Self, u64);
+    fn imul2(self, other: Self, flags: u64) -> (Self, u64);
     /// SHLD.
     fn shld(self, fill: Self, count: u8, flags: u64) -> (Self, u64);
     /// SHRD.
@@ -213,15 +222,17 @@ macro_rules! double_shift {
 macro_rules! bit_scan {
     ($name:ident, $insn:literal, $size:literal) => {
         #[inline]
-        fn $name(self, old: Self, _flags: u64) -> (Self, u64) {
+        fn $name(self, old: Self, flags: u64) -> (Self, u64) {
             let mut value = old;
             let ax: u32;
-            // SAFETY: one register instruction; AX is declared as changed.
+            // SAFETY: register instructions; AX is declared as changed.
             unsafe {
                 asm!(
+                    "add al, 0x7f", "sahf",
                     concat!($insn, " {value", $size, "}, {source", $size, "}"),
                     "lahf", "seto al",
-                    value = inout(reg) value, source = in(reg) self, out("eax") ax,
+                    value = inout(reg) value, source = in(reg) self,
+                    inout("eax") ax_from_flags(flags) => ax,
                     options(pure, nomem, nostack),
                 );
             }
@@ -306,17 +317,20 @@ macro_rules! multiply {
     };
     (@byte $name:ident, $insn:literal) => {
         #[inline]
-        fn $name(self, other: Self) -> (Self, Self, u64) {
+        fn $name(self, other: Self, flags: u64) -> (Self, Self, u64) {
             let product: u16;
             let ax: u32;
             // SAFETY: register instructions; AX is declared as changed.
             unsafe {
                 asm!(
+                    "add al, 0x7f", "sahf",
+                    "mov al, {value}",
                     concat!($insn, " {other}"),
                     "mov {product:x}, ax",
                     "lahf", "seto al",
-                    other = in(reg_byte) other, product = out(reg) product,
-                    inout("eax") u32::from(self) => ax,
+                    value = in(reg_byte) self, other = in(reg_byte) other,
+                    product = out(reg) product,
+                    inout("eax") ax_from_flags(flags) => ax,
                     options(pure, nomem, nostack),
                 );
             }
@@ -325,17 +339,19 @@ macro_rules! multiply {
     };
     (@wide $type:ident, $name:ident, $insn:literal) => {
         #[inline]
-        fn $name(self, other: Self) -> (Self, Self, u64) {
+        fn $name(self, other: Self, flags: u64) -> (Self, Self, u64) {
             let (low, high): (u64, u64);
             let ax: u64;
             // SAFETY: register instructions; RAX and RDX are declared as changed.
             unsafe {
                 asm!(
+                    "add al, 0x7f", "sahf",
+                    "mov rax, {low}",
                     multiply!(@text $type, $insn),
                     "mov {low}, rax",
                     "lahf", "seto al",
-                    other = in(reg) u64::from(other), low = out(reg) low,
-                    inout("rax") u64::from(self) => ax, out("rdx") high,
+                    other = in(reg) u64::from(other), low = inout(reg) u64::from(self) => low,
+                    inout("rax") u64::from(ax_from_flags(flags)) => ax, out("rdx") high,
                     options(pure, nomem, nostack),
                 );
             }
@@ -351,15 +367,17 @@ macro_rules! wide_word {
     ($type:ty, $size:literal) => {
         impl WideWord for $type {
             #[inline(always)]
-            fn imul2(self, other: Self) -> (Self, u64) {
+            fn imul2(self, other: Self, flags: u64) -> (Self, u64) {
                 let mut value = self;
                 let ax: u32;
-                // SAFETY: one register instruction; AX is declared as changed.
+                // SAFETY: register instructions; AX is declared as changed.
                 unsafe {
                     asm!(
+                        "add al, 0x7f", "sahf",
                         concat!("imul {value", $size, "}, {other", $size, "}"),
                         "lahf", "seto al",
-                        value = inout(reg) value, other = in(reg) other, out("eax") ax,
+                        value = inout(reg) value, other = in(reg) other,
+                        inout("eax") ax_from_flags(flags) => ax,
                         options(pure, nomem, nostack),
                     );
                 }
@@ -418,11 +436,11 @@ mod tests {
 
     #[test]
     fn multiplication_and_division() {
-        assert_eq!(0xffu8.mul(0xff).0, 0x01);
-        assert_eq!(0xffu8.mul(0xff).1, 0xfe);
-        assert_eq!(u64::MAX.mul(2), (u64::MAX - 1, 1, u64::MAX.mul(2).2));
-        assert_eq!((-3i32 as u32).imul(5).0, -15i32 as u32);
-        assert_eq!((-3i32 as u32).imul(5).1, u32::MAX);
+        assert_eq!(0xffu8.mul(0xff, 0).0, 0x01);
+        assert_eq!(0xffu8.mul(0xff, 0).1, 0xfe);
+        assert_eq!(u64::MAX.mul(2, 0), (u64::MAX - 1, 1, u64::MAX.mul(2, 0).2));
+        assert_eq!((-3i32 as u32).imul(5, 0).0, -15i32 as u32);
+        assert_eq!((-3i32 as u32).imul(5, 0).1, u32::MAX);
         assert_eq!(7u8.div(1, 2), Some((0x83, 1)));
         assert_eq!(7u8.div(2, 2), None);
         assert_eq!(7u64.div(0, 0), None);

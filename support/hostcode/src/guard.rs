@@ -24,6 +24,8 @@ pub struct ThunkFrame {
     pub fault: u64,
     /// The faulting data address, where the host kernel tells it.
     pub fault_address: usize,
+    /// The exception's vector.
+    pub vector: u64,
 }
 
 /// A fault of an instruction executed in a thunk, as the host kernel reported it.
@@ -31,8 +33,10 @@ pub struct ThunkFrame {
 pub enum HostFault {
     /// SIGFPE for an integer division.
     Divide,
-    /// SIGFPE for an x87 or SIMD exception.
-    FloatingPoint,
+    /// SIGFPE for an x87 exception.
+    X87,
+    /// SIGFPE for a SIMD exception.
+    Simd,
     /// SIGILL.
     IllegalInstruction,
     /// SIGSEGV without an address: the host's #GP (misaligned vector operand).
@@ -52,7 +56,8 @@ impl ThunkFrame {
             0 => None,
             // FPE_INTDIV and FPE_INTOVF.
             libc::SIGFPE if matches!(code, 1 | 2) => Some(HostFault::Divide),
-            libc::SIGFPE => Some(HostFault::FloatingPoint),
+            libc::SIGFPE if self.vector == X87_EXCEPTION => Some(HostFault::X87),
+            libc::SIGFPE => Some(HostFault::Simd),
             libc::SIGILL => Some(HostFault::IllegalInstruction),
             // SI_KERNEL: the kernel had no address to tell, so the processor raised #GP.
             libc::SIGSEGV if code == 0x80 => Some(HostFault::GeneralProtection),
@@ -61,6 +66,8 @@ impl ThunkFrame {
     }
 }
 
+/// The vector of #MF.
+const X87_EXCEPTION: u64 = 16;
 /// How many code areas can be guarded at once in one process.
 const MAX_AREAS: usize = 256;
 
@@ -134,6 +141,7 @@ extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut lib
             let frame = *(registers[libc::REG_RSP as usize] as *const *mut ThunkFrame);
             (*frame).fault = u64::from(signal as u32) | u64::from(info_ref.si_code as u32) << 32;
             (*frame).fault_address = info_ref.si_addr() as usize;
+            (*frame).vector = registers[libc::REG_TRAPNO as usize] as u64;
             registers[libc::REG_RIP as usize] = (*frame).recover as i64;
         }
         return;

@@ -4,6 +4,7 @@
 //! - [`mem`]: loads, stores, atomics and string instructions on raw host addresses.
 //! - [`arena`]: executable memory, written through one mapping and executed through another (W^X).
 //! - [`guard`]: calls into generated code whose faults come back as values.
+//! - [`stage`]: memory of which parts fault.
 //!
 //! Nothing here knows of guests, machines or instruction encodings.
 #![expect(unsafe_code, reason = "this crate exists to confine it")]
@@ -12,7 +13,24 @@ pub mod alu;
 pub mod arena;
 pub mod guard;
 pub mod mem;
+pub mod stage;
 
 pub use alu::Word;
 pub use arena::{Arena, ArenaError};
 pub use guard::{HostFault, ThunkFrame};
+pub use stage::Stage;
+
+/// The MXCSR bits that the processor has.
+pub fn mxcsr_mask() -> u32 {
+    static MASK: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    *MASK.get_or_init(|| {
+        #[repr(C, align(16))]
+        struct Image([u8; 512]);
+        let mut image = Image([0; 512]);
+        // SAFETY: every x86-64 processor has FXSAVE; the image has its size and alignment.
+        unsafe { std::arch::x86_64::_fxsave64(image.0.as_mut_ptr()) };
+        let mask = u32::from_le_bytes([image.0[28], image.0[29], image.0[30], image.0[31]]);
+        // Processors that do not say have all bits but denormals-are-zeros.
+        if mask == 0 { 0xffbf } else { mask }
+    })
+}

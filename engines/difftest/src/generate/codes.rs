@@ -159,6 +159,7 @@ pub(crate) fn is_testable(code: Code) -> bool {
         && !features.iter().any(|feature| EXCLUDED_FEATURES.contains(feature))
         && is_near(code, info)
         && !loads_segment(code)
+        && !is_disputed(code)
 }
 
 /// No transfer of control but a near one; those have 64-bit operands, because processors disagree
@@ -177,6 +178,16 @@ fn is_near(code: Code, info: &OpCodeInfo) -> bool {
                 && !matches!(info.operand_size(), 16 | 32)
         }
     }
+}
+
+/// Whether vendors define the code differently: 0F 0D with a register is a no-operation or undefined.
+fn is_disputed(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Reservednop_rm16_r16_0F0D
+            | Code::Reservednop_rm32_r32_0F0D
+            | Code::Reservednop_rm64_r64_0F0D
+    )
 }
 
 fn loads_segment(code: Code) -> bool {

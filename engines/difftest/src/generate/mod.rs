@@ -9,7 +9,7 @@ use crate::case::{Case, Memory, Registers};
 use crate::layout;
 use crate::random::Random;
 use ambos_x86::PAGE_SIZE;
-use iced_x86::{Code, Decoder, DecoderOptions, Encoder, Instruction};
+use iced_x86::{Code, Decoder, DecoderOptions, Encoder, FlowControl, Instruction, OpKind};
 use operands::Operands;
 
 /// Ready-made memory images.
@@ -81,6 +81,9 @@ impl Generator {
             add_prefix(&mut code, random);
         }
         let instruction = decode(&code, start)?;
+        if is_direct_branch(&instruction) && instruction.near_branch_target() != layout::LANDING {
+            return None;
+        }
         if !instruction.is_invalid() && !place::is_safe(&instruction, &registers) {
             return None;
         }
@@ -113,14 +116,30 @@ pub(crate) fn decode(code: &[u8], start: u64) -> Option<Instruction> {
         return (code[0] == LOCK).then_some(instruction);
     }
     let whole = instruction.len() == code.len();
-    (whole && codes::is_testable(instruction.code())).then_some(instruction)
+    // Processors disagree on branches with an operand-size prefix.
+    let short_branch = instruction.flow_control() != FlowControl::Next
+        && code.iter().take_while(|byte| is_prefix(**byte)).any(|&byte| byte == OPERAND_SIZE);
+    (whole && !short_branch && codes::is_testable(instruction.code())).then_some(instruction)
+}
+
+/// Whether the code says where it branches to.
+fn is_direct_branch(instruction: &Instruction) -> bool {
+    instruction.op0_kind() == OpKind::NearBranch64
 }
 
 const LOCK: u8 = 0xf0;
+const OPERAND_SIZE: u8 = 0x66;
+/// Legacy prefixes.
+const PREFIXES: [u8; 11] =
+    [OPERAND_SIZE, 0x67, 0xf2, 0xf3, 0x2e, 0x36, 0x3e, 0x26, 0x64, 0x65, LOCK];
+
+fn is_prefix(byte: u8) -> bool {
+    PREFIXES.contains(&byte)
+}
 
 /// Puts a prefix in front that is redundant, unusual or wrong.
 fn add_prefix(code: &mut Vec<u8>, random: &mut Random) {
-    let prefix = random.pick(&[0x66, 0x67, 0xf2, 0xf3, 0x2e, 0x36, 0x3e, 0x26, 0x65, LOCK]);
+    let prefix = random.pick(&PREFIXES);
     if code.len() < MAX_LENGTH {
         code.insert(0, prefix);
     }

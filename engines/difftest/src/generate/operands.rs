@@ -91,9 +91,17 @@ impl Operands {
             K::r16_or_mem | K::r16_reg | K::r16_reg_mem | K::r16_rm | K::r16_opcode => {
                 Register::AX + general(random)
             }
-            K::r32_or_mem | K::r32_reg | K::r32_reg_mem | K::r32_rm | K::r32_opcode
+            K::r32_or_mem
+            | K::r32_reg
+            | K::r32_reg_mem
+            | K::r32_rm
+            | K::r32_opcode
             | K::r32_vvvv => Register::EAX + general(random),
-            K::r64_or_mem | K::r64_reg | K::r64_reg_mem | K::r64_rm | K::r64_opcode
+            K::r64_or_mem
+            | K::r64_reg
+            | K::r64_reg_mem
+            | K::r64_rm
+            | K::r64_opcode
             | K::r64_vvvv => Register::RAX + general(random),
             K::seg_reg => Register::ES + random.below(6) as u32,
             K::k_reg | K::k_rm | K::k_vvvv | K::k_or_mem => Register::K0 + random.below(8) as u32,
@@ -161,9 +169,8 @@ fn immediate_or_implicit(
         K::seg_rDI => OpKind::MemorySegRDI,
         K::es_rDI => {
             // Both operands of MOVS and CMPS have one address size.
-            let other = (0..instruction.op_count()).any(|other| {
-                other != index && instruction.op_kind(other) == OpKind::MemorySegESI
-            });
+            let other = (0..instruction.op_count())
+                .any(|other| other != index && instruction.op_kind(other) == OpKind::MemorySegESI);
             let first = index == 0 && short_address;
             if other || first { OpKind::MemoryESEDI } else { OpKind::MemoryESRDI }
         }
@@ -219,7 +226,9 @@ fn general64(random: &mut Random, short: bool) -> Register {
 fn memory_operand(instruction: &mut Instruction, index: u32, random: &mut Random) -> Option<()> {
     instruction.set_op_kind(index, OpKind::Memory);
     let short = random.chance(8);
-    let displacement = if random.chance(50) { random.bits() as i8 as i64 } else {
+    let displacement = if random.chance(50) {
+        random.bits() as i8 as i64
+    } else {
         i64::from(random.bits() as i32)
     };
     match random.below(10) {
@@ -274,10 +283,9 @@ fn set_displacement(instruction: &mut Instruction, short: bool, displacement: i6
 
 /// Prefixes, masks, rounding, broadcast.
 fn decorate(instruction: &mut Instruction, info: &OpCodeInfo, random: &mut Random) {
-    let memory = (0..instruction.op_count())
-        .any(|index| instruction.op_kind(index) == OpKind::Memory);
-    if info.can_use_lock_prefix() && instruction.op0_kind() == OpKind::Memory && random.chance(40)
-    {
+    let memory =
+        (0..instruction.op_count()).any(|index| instruction.op_kind(index) == OpKind::Memory);
+    if info.can_use_lock_prefix() && instruction.op0_kind() == OpKind::Memory && random.chance(40) {
         instruction.set_has_lock_prefix(true);
     }
     if instruction.is_string_instruction() && random.chance(60) {

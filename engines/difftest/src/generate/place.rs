@@ -5,9 +5,7 @@ use crate::layout;
 use crate::random::Random;
 use ambos_x86::PAGE_SIZE;
 use ambos_x86::gpr::{RBP, RCX, RDI, RSI, RSP};
-use iced_x86::{
-    FlowControl, Instruction, InstructionInfoFactory, Mnemonic as M, OpKind, Register,
-};
+use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic as M, OpKind, Register};
 
 /// Where to point an operand of `size` bytes.
 fn target(random: &mut Random, size: u64) -> u64 {
@@ -104,11 +102,8 @@ pub(crate) fn place(
         let base = if segment { layout::GS_BASE } else { 0 };
         let at = if short { low_target(random, size) } else { target(random, size) };
         let upper = if short { random.bits() << 32 } else { 0 };
-        gpr[register] = if short {
-            at.wrapping_sub(base) & 0xffff_ffff | upper
-        } else {
-            at.wrapping_sub(base)
-        };
+        gpr[register] =
+            if short { at.wrapping_sub(base) & 0xffff_ffff | upper } else { at.wrapping_sub(base) };
         // Overlapping source and destination.
         if register == RDI && random.chance(20) && kinds.len() > 1 {
             gpr[RDI] = gpr[RSI].wrapping_add(random.below(40)).wrapping_sub(20);
@@ -128,8 +123,10 @@ pub(crate) fn place(
 fn explicit(instruction: &mut Instruction, registers: &mut Registers, random: &mut Random) -> bool {
     let (base, index) = (instruction.memory_base(), instruction.memory_index());
     let size = operand_size(instruction);
-    let segment_base = if instruction.memory_segment() == Register::GS { layout::GS_BASE } else { 0 };
-    if matches!(base, Register::RIP | Register::EIP) || (base, index) == (Register::None, Register::None)
+    let segment_base =
+        if instruction.memory_segment() == Register::GS { layout::GS_BASE } else { 0 };
+    if matches!(base, Register::RIP | Register::EIP)
+        || (base, index) == (Register::None, Register::None)
     {
         let at = low_target(random, size).wrapping_sub(segment_base);
         if at >> 31 != 0 {
@@ -160,8 +157,8 @@ fn explicit(instruction: &mut Instruction, registers: &mut Registers, random: &m
         set(base, rest);
         let wide = !instruction.is_vsib32();
         let reach = random.pick(&[4, 64, 64, 1000]);
-        for lane in registers.vector.zmm[index.number()].chunks_exact_mut(if wide { 8 } else { 4 })
-        {
+        let lanes = &mut registers.vector.zmm[index.number()][..index.size()];
+        for lane in lanes.chunks_exact_mut(if wide { 8 } else { 4 }) {
             let offset = random.below(2 * reach) as i64 - reach as i64;
             lane.copy_from_slice(&offset.to_le_bytes()[..lane.len()]);
         }
@@ -241,6 +238,8 @@ fn contents(
         M::Popf | M::Popfq => {
             let flags = mode_bits & 0x0024_8ed5;
             memory.write(registers.gpr[RSP], &flags.to_le_bytes());
+            let second = registers.gpr[RSP].wrapping_add(1);
+            return memory.read(second).is_none_or(|byte| byte & 0x41 == 0);
         }
         M::Ldmxcsr | M::Vldmxcsr if random.chance(80) => {
             if let Some((at, _)) = operand {
@@ -307,11 +306,8 @@ pub(crate) fn addresses(
         return None;
     }
     for used in info.used_memory() {
-        let elements = if used.vsib_size() == 0 {
-            1
-        } else {
-            used.index().size() / used.vsib_size() as usize
-        };
+        let elements =
+            if used.vsib_size() == 0 { 1 } else { used.index().size() / used.vsib_size() as usize };
         for element in 0..elements {
             let address = used.virtual_address(element, |register, element, size| {
                 value(registers, register, element, size)

@@ -83,9 +83,7 @@ pub(crate) fn integer(random: &mut Random) -> u64 {
 pub(crate) fn lane(random: &mut Random) -> u64 {
     match random.below(8) {
         0 => integer(random),
-        1 | 2 => {
-            u64::from(random.pick(&SINGLES)) | u64::from(random.pick(&SINGLES)) << 32
-        }
+        1 | 2 => u64::from(random.pick(&SINGLES)) | u64::from(random.pick(&SINGLES)) << 32,
         3 | 4 => random.pick(&DOUBLES),
         5 => {
             // Ordinary numbers: exponents near zero.
@@ -147,7 +145,7 @@ fn x87(random: &mut Random, image: &mut [u8; 512]) {
         _ => random.bits() as u16 & 0x0f3f | 0x40,
     };
     let exceptions = random.bits() as u16 & 0x7f;
-    let mut status = random.bits() as u16 & 0x4700 | random.below(8) as u16 * 0x800 & 0x3800;
+    let mut status = random.bits() as u16 & 0x4700 | (random.below(8) as u16) << 11;
     if random.chance(30) {
         status |= exceptions;
     }

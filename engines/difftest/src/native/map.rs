@@ -24,8 +24,7 @@ impl Mapping {
         protection: i32,
         file: Option<&OwnedFd>,
     ) -> Result<Self, NativeError> {
-        let error =
-            || NativeError::Map { what, address, source: std::io::Error::last_os_error() };
+        let error = || NativeError::Map { what, address, source: std::io::Error::last_os_error() };
         let fixed = if address == 0 { 0 } else { libc::MAP_FIXED_NOREPLACE };
         let (kind, fd) = match file {
             Some(file) => (libc::MAP_SHARED, file.as_raw_fd()),
@@ -151,11 +150,7 @@ impl Maps {
             let page = memory.page_mut(number);
             // SAFETY: as in `write_memory`.
             unsafe {
-                std::ptr::copy_nonoverlapping(
-                    address as *const u8,
-                    page.as_mut_ptr(),
-                    page.len(),
-                );
+                std::ptr::copy_nonoverlapping(address as *const u8, page.as_mut_ptr(), page.len());
             }
         }
     }

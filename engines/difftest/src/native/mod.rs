@@ -138,11 +138,7 @@ mod tests {
         Case {
             start: layout::CODE_START,
             code: code.to_vec(),
-            registers: Registers {
-                gpr: [0; 16],
-                rflags: 0x202,
-                vector: VectorState::default(),
-            },
+            registers: Registers { gpr: [0; 16], rflags: 0x202, vector: VectorState::default() },
             memory: Memory(Box::new([0; crate::case::MEMORY_SIZE])),
         }
     }

@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use std::sync::Once;
 
 const SIGNALS: [i32; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP];
+const TRAP_FLAG: i64 = 1 << 8;
 /// Bytes of the alternate stack: the stack pointer of code under test is anything.
 const STACK_SIZE: usize = 256 << 10;
 
@@ -90,6 +91,8 @@ extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut lib
     let (address, rip) = (register(libc::REG_CR2), register(libc::REG_RIP));
     if let Some(exit) = Context::note_fault(vector, error, address, rip) {
         registers[libc::REG_RIP as usize] = exit as i64;
+        // A single step would go on in the trampoline.
+        registers[libc::REG_EFL as usize] &= !TRAP_FLAG;
         return;
     }
     let index = SIGNALS.iter().position(|&known| known == signal).unwrap_or(0);

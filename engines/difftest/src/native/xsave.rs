@@ -109,11 +109,7 @@ impl AreaLayout {
         for number in 0..16 {
             part(xstate::SSE, 160 + number * 16, &mut state.zmm[number][..16]);
             part(xstate::AVX, self.avx + number * 16, &mut state.zmm[number][16..32]);
-            part(
-                xstate::ZMM_HI256,
-                self.zmm_hi256 + number * 32,
-                &mut state.zmm[number][32..],
-            );
+            part(xstate::ZMM_HI256, self.zmm_hi256 + number * 32, &mut state.zmm[number][32..]);
             part(xstate::HI16_ZMM, self.hi16_zmm + number * 64, &mut state.zmm[number + 16]);
         }
         for (number, mask) in state.k.iter_mut().enumerate() {

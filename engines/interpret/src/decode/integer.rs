@@ -247,6 +247,8 @@ impl Lowering<'_> {
             | M::Prefetchw
             | M::Prefetchwt1
             | M::Prefetchnta
+            | M::Prefetchit0
+            | M::Prefetchit1
             | M::Prefetcht0
             | M::Prefetcht1
             | M::Prefetcht2

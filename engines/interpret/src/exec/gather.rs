@@ -83,6 +83,7 @@ pub fn gather(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     let has_base = instruction.memory_base() != Register::None;
     for element in 0..shape.elements {
         if !selected(cpu, &shape, element) {
+            deselect(cpu, &shape, element);
             continue;
         }
         let offset = element * shape.index_bytes;

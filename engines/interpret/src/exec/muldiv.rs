@@ -43,22 +43,22 @@ pub fn multiply_to(size: u8, operand: Kind, immediate: bool) -> Handler {
 }
 
 trait Sign {
-    fn multiply<W: Cell>(a: W, b: W) -> (W, W, u64);
+    fn multiply<W: Cell>(a: W, b: W, flags: u64) -> (W, W, u64);
     fn divide<W: Cell>(low: W, high: W, divisor: W) -> Option<(W, W)>;
 }
 struct Unsigned;
 struct Signed;
 impl Sign for Unsigned {
-    fn multiply<W: Cell>(a: W, b: W) -> (W, W, u64) {
-        a.mul(b)
+    fn multiply<W: Cell>(a: W, b: W, flags: u64) -> (W, W, u64) {
+        a.mul(b, flags)
     }
     fn divide<W: Cell>(low: W, high: W, divisor: W) -> Option<(W, W)> {
         low.div(high, divisor)
     }
 }
 impl Sign for Signed {
-    fn multiply<W: Cell>(a: W, b: W) -> (W, W, u64) {
-        a.imul(b)
+    fn multiply<W: Cell>(a: W, b: W, flags: u64) -> (W, W, u64) {
+        a.imul(b, flags)
     }
     fn divide<W: Cell>(low: W, high: W, divisor: W) -> Option<(W, W)> {
         low.idiv(high, divisor)
@@ -76,7 +76,7 @@ fn wide_product<W: Cell, S: Source, G: Sign>(
     op: &Op,
 ) -> Step {
     let other = S::read::<W>(cpu, platform, op)?;
-    let (low, high, flags) = G::multiply(cpu.reg::<W>(RAX as u8), other);
+    let (low, high, flags) = G::multiply(cpu.reg::<W>(RAX as u8), other, cpu.native.rflags);
     cpu.set_reg(RAX as u8, low);
     cpu.set_reg(upper::<W>(), high);
     cpu.set_flags(flags);
@@ -103,7 +103,7 @@ fn product<W: Cell + WideWord, S: Source>(
     op: &Op,
 ) -> Step {
     let other = S::read::<W>(cpu, platform, op)?;
-    let (value, flags) = cpu.reg::<W>(op.dst).imul2(other);
+    let (value, flags) = cpu.reg::<W>(op.dst).imul2(other, cpu.native.rflags);
     cpu.set_reg(op.dst, value);
     cpu.set_flags(flags);
     Ok(())
@@ -115,7 +115,8 @@ fn product_imm<W: Cell + WideWord, S: Source>(
     op: &Op,
 ) -> Step {
     let factor = Imm::read::<W>(cpu, platform, op)?;
-    let (value, flags) = S::read::<W>(cpu, platform, op)?.imul2(factor);
+    let source = S::read::<W>(cpu, platform, op)?;
+    let (value, flags) = source.imul2(factor, cpu.native.rflags);
     cpu.set_reg(op.dst, value);
     cpu.set_flags(flags);
     Ok(())

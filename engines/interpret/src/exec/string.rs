@@ -154,6 +154,10 @@ fn writable_page(
     // The whole range is in one page: looking at its lowest address with its length covers it.
     let length = chunk * cursor.size;
     let back = if cursor.backward { length - cursor.size } else { 0 };
+    // A fault is the first element's.
+    if cpu.writable_in_place(platform, linear, cursor.size as usize)?.is_none() {
+        return Ok(None);
+    }
     let host = cpu.writable_in_place(platform, linear - back, length as usize)?;
     Ok(host.map(|host| host + back as usize))
 }
@@ -248,8 +252,8 @@ fn compare_strings<W: Cell>(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op)
     let wrap = cursor.before_wrap(from_offset).min(cursor.before_wrap(to_offset));
     let chunk = count.min(cursor.in_page(from)).min(cursor.in_page(to)).min(wrap);
     if chunk > 1 && !op.checked {
-        let left = cpu.readable_in_place(platform, from, W::SIZE)?;
         let right = cpu.readable_in_place(platform, to, W::SIZE)?;
+        let left = cpu.readable_in_place(platform, from, W::SIZE)?;
         if let (Some(left), Some(right)) = (left, right) {
             #[expect(unsafe_code, reason = "guest RAM is shared with other vCPUs")]
             // SAFETY: `chunk` elements from both addresses lie in one mapped page each.
@@ -269,8 +273,8 @@ fn compare_strings<W: Cell>(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op)
             return finish_compare(cpu, op, &cursor, count - done, flags);
         }
     }
-    let a = cpu.load::<W>(platform, from)?;
     let b = cpu.load::<W>(platform, to)?;
+    let a = cpu.load::<W>(platform, from)?;
     cursor.step(cpu, RSI, 1);
     cursor.step(cpu, RDI, 1);
     finish_compare(cpu, op, &cursor, count - 1, a.sub(b, 0).1)
@@ -341,12 +345,12 @@ pub fn ins(size: u8) -> Handler {
 
 fn input_string<W: Cell>(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     let cursor = Cursor::new(cpu, op, W::SIZE);
+    let port = cpu.native.gpr[RDX] as u16;
+    cpu.check_port(platform, port, W::SIZE)?;
     let count = if op.rep == REP_NONE { 1 } else { cursor.get(cpu, RCX) };
     if count == 0 {
         return Ok(());
     }
-    let port = cpu.native.gpr[RDX] as u16;
-    cpu.check_port(platform, port, W::SIZE)?;
     let to = destination_linear::<W>(cpu, op, cursor.get(cpu, RDI), true)?;
     // The store must not fault after the port has been read.
     cpu.probe_write(platform, to, W::SIZE)?;
@@ -367,12 +371,12 @@ pub fn outs(size: u8) -> Handler {
 
 fn output_string<W: Cell>(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     let cursor = Cursor::new(cpu, op, W::SIZE);
+    let port = cpu.native.gpr[RDX] as u16;
+    cpu.check_port(platform, port, W::SIZE)?;
     let count = if op.rep == REP_NONE { 1 } else { cursor.get(cpu, RCX) };
     if count == 0 {
         return Ok(());
     }
-    let port = cpu.native.gpr[RDX] as u16;
-    cpu.check_port(platform, port, W::SIZE)?;
     let from = source_linear::<W>(cpu, op, cursor.get(cpu, RSI))?;
     let value = cpu.load::<W>(platform, from)?;
     platform.port_write(port, width::<W>(), value.to_u64() as u32);

@@ -146,7 +146,8 @@ impl Cpu {
         size: usize,
         set: usize,
     ) -> Result<(), Fault> {
-        if set == Tlb::USER_ALIGNED && size > 1 && !linear.is_multiple_of(size as u64) {
+        let checked = set == Tlb::USER_ALIGNED && size.is_power_of_two();
+        if checked && !linear.is_multiple_of(size as u64) {
             return Err(Fault { vector: Vector::AlignmentCheck, error: 0 });
         }
         Ok(())
@@ -379,6 +380,21 @@ impl Cpu {
             HostRange::Ram(host) => Ok(Some(host)),
             HostRange::Device(_) => Ok(None),
         }
+    }
+
+    /// Checks that the byte at `linear` can be read or, with `write`, written.
+    ///
+    /// # Errors
+    ///
+    /// The fault that the access would raise.
+    pub(crate) fn probe(
+        &mut self,
+        platform: &mut dyn Platform,
+        linear: u64,
+        write: bool,
+    ) -> Result<(), Exit> {
+        let access = self.data_access(write);
+        self.resolve(platform, linear, 1, self.mmu_index, access).map(drop)
     }
 
     /// Checks that `size` bytes at `linear` (at most two pages) can be written, without writing.

@@ -7,6 +7,7 @@
 use crate::cpu::Cpu;
 use crate::exit::{Exit, Fault, Step};
 use crate::op::Op;
+use ambos_hostcode::mxcsr_mask;
 use ambos_intercept::{Intercept, Privileged};
 use ambos_vcpu::Platform;
 use ambos_x86::gpr::{RAX, RDX};
@@ -18,8 +19,6 @@ const HEADER: u64 = 512;
 const EXTENDED: u32 = 576;
 /// XCOMP_BV: the area is compacted.
 const COMPACTED: u64 = 1 << 63;
-/// MXCSR bits that exist.
-const MXCSR_MASK: u32 = 0xffff;
 
 /// Where a state component lies.
 #[derive(Debug, Clone, Copy)]
@@ -133,6 +132,13 @@ impl Cpu {
         let state = &mut self.native.vector.x87;
         state[..24].copy_from_slice(&image[..24]);
         state[32..160].copy_from_slice(&image[32..160]);
+        // Reserved bits of the control word are fixed.
+        state[0] = state[0] & 0x7f | 0x40;
+        state[1] &= 0x1f;
+        // The summary bits follow from the exceptions.
+        let pending = state[2] & !state[0] & 0x3f != 0;
+        state[2] = state[2] & 0x7f | if pending { 0x80 } else { 0 };
+        state[3] = state[3] & 0x7f | if pending { 0x80 } else { 0 };
         if !wide {
             state[12..16].fill(0);
             state[20..24].fill(0);
@@ -231,7 +237,7 @@ pub fn fxsave(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     let mut length = 160;
     if cpu.cr4().contains(Cr4::OSFXSR) {
         image[24..28].copy_from_slice(&cpu.native.vector.mxcsr.to_le_bytes());
-        image[28..32].copy_from_slice(&MXCSR_MASK.to_le_bytes());
+        image[28..32].copy_from_slice(&mxcsr_mask().to_le_bytes());
         let count = cpu.vector_registers();
         for (index, register) in cpu.native.vector.zmm[..count].iter().enumerate() {
             image[160 + index * 16..][..16].copy_from_slice(&register[..16]);
@@ -254,7 +260,7 @@ pub fn fxrstor(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     cpu.load_bytes(platform, linear, &mut image)?;
     if cpu.cr4().contains(Cr4::OSFXSR) {
         let mxcsr = le(&image[24..28]) as u32;
-        if mxcsr & !MXCSR_MASK != 0 {
+        if mxcsr & !mxcsr_mask() != 0 {
             return Err(Fault::GP0.into());
         }
         cpu.native.vector.mxcsr = mxcsr;
@@ -295,7 +301,7 @@ pub fn save(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     if requested & (xstate::SSE | xstate::AVX) != 0 {
         let mut words = [0; 8];
         words[..4].copy_from_slice(&cpu.native.vector.mxcsr.to_le_bytes());
-        words[4..].copy_from_slice(&MXCSR_MASK.to_le_bytes());
+        words[4..].copy_from_slice(&mxcsr_mask().to_le_bytes());
         cpu.store_bytes(platform, linear + 24, &words)?;
     }
     if requested & xstate::SSE != 0 {
@@ -385,7 +391,7 @@ pub fn restore(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     } else {
         (requested & (xstate::SSE | xstate::AVX) != 0).then(|| le(&legacy[24..28]) as u32)
     };
-    if mxcsr.is_some_and(|mxcsr| mxcsr & !MXCSR_MASK != 0) {
+    if mxcsr.is_some_and(|mxcsr| mxcsr & !mxcsr_mask() != 0) {
         return Err(Fault::GP0.into());
     }
     if let Some(mxcsr) = mxcsr {

@@ -110,8 +110,10 @@ impl Plan {
                         (true, true)
                     }
                 };
-                // MASKMOVDQU writes only the bytes its mask selects.
-                let (read, write) = if implicit { (true, true) } else { (read, write) };
+                // What is not written keeps its value: elements that a mask leaves out, anything
+                // after an unmasked x87 exception.
+                let read = read || implicit || is_masked(original) || class == Class::X87;
+                let write = write || implicit;
                 (read || write).then_some(MemoryUse { size, read, write })
             }
             (None, _) => return None,
@@ -384,6 +386,18 @@ fn is_implicit(instruction: &Instruction, register: Register) -> bool {
         .any(|used| used.register().is_gpr() && used.register().full_register() == register)
 }
 
+/// Whether a mask decides which elements of the memory operand are accessed.
+fn is_masked(instruction: &Instruction) -> bool {
+    instruction.op_mask() != Register::None
+        || matches!(
+            instruction.mnemonic(),
+            Mnemonic::Vmaskmovps
+                | Mnemonic::Vmaskmovpd
+                | Mnemonic::Vpmaskmovd
+                | Mnemonic::Vpmaskmovq
+        )
+}
+
 /// Operand bytes where the decoder does not tell.
 fn implicit_size(instruction: &Instruction) -> Option<usize> {
     match instruction.code() {
@@ -406,6 +420,30 @@ fn rflags(bits: u32) -> u64 {
     TABLE.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, flag)| flag).sum()
 }
 
+/// Conversions to a general-purpose register are vector instructions even from memory.
+fn converts_to_integer(instruction: &Instruction) -> bool {
+    use Mnemonic as M;
+    matches!(
+        instruction.mnemonic(),
+        M::Cvtsd2si
+            | M::Cvtss2si
+            | M::Cvttsd2si
+            | M::Cvttss2si
+            | M::Vcvtsd2si
+            | M::Vcvtss2si
+            | M::Vcvttsd2si
+            | M::Vcvttss2si
+            | M::Vcvtsd2usi
+            | M::Vcvtss2usi
+            | M::Vcvttsd2usi
+            | M::Vcvttss2usi
+            | M::Vcvtsh2si
+            | M::Vcvtsh2usi
+            | M::Vcvttsh2si
+            | M::Vcvttsh2usi
+    )
+}
+
 pub(super) fn classify(instruction: &Instruction) -> Class {
     use CpuidFeature as F;
     let features = instruction.cpuid_features();
@@ -413,7 +451,7 @@ pub(super) fn classify(instruction: &Instruction) -> Class {
         instruction.op_kind(index) == OpKind::Register
             && (instruction.op_register(index).is_vector_register()
                 || instruction.op_register(index).is_k())
-    });
+    }) || converts_to_integer(instruction);
     let mmx = (0..instruction.op_count()).any(|index| {
         instruction.op_kind(index) == OpKind::Register && instruction.op_register(index).is_mm()
     });

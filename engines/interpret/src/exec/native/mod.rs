@@ -7,14 +7,16 @@
 //!
 //! - [`build`] generates thunks.
 //! - This module calls them: permission checks, the memory operand, faults.
+//! - [`partial`] handles memory operands that are not, or only partly, accessible.
 
 mod build;
+mod partial;
 
 use crate::cpu::Cpu;
 use crate::exit::{Exit, Fault, Step};
 use crate::op::{Extra, Op};
 use ambos_hostcode::guard::GuardedArea;
-use ambos_hostcode::{Arena, ArenaError, HostFault, ThunkFrame};
+use ambos_hostcode::{Arena, ArenaError, HostFault, Stage, ThunkFrame};
 use ambos_vcpu::Platform;
 use ambos_x86::{Cr0, Cr4, Vector, xstate};
 use iced_x86::{FlowControl, Instruction, Mnemonic};
@@ -84,6 +86,8 @@ struct Generation {
 pub struct ThunkCache {
     generation: Rc<Generation>,
     thunks: HashMap<Vec<u8>, Rc<Thunk>>,
+    /// Where operands lie that are not accessible.
+    stage: Stage,
 }
 
 impl ThunkCache {
@@ -93,7 +97,8 @@ impl ThunkCache {
     ///
     /// [`ArenaError`] if the host refuses executable memory.
     pub fn new() -> Result<Self, ArenaError> {
-        Ok(Self { generation: new_generation()?, thunks: HashMap::new() })
+        let generation = new_generation()?;
+        Ok(Self { generation, thunks: HashMap::new(), stage: Stage::new()? })
     }
 
     /// The thunk of `instruction`; `None` if it cannot run on the host.
@@ -181,13 +186,38 @@ pub fn run(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     let Some(memory) = thunk.memory else {
         return cpu.call_thunk(platform, op, thunk, 0);
     };
-    let linear = op.linear(cpu, memory.size, memory.write)?;
+    let linear = match op.linear(cpu, memory.size, memory.write) {
+        Ok(linear) => linear,
+        Err(Exit::Fault(fault)) => return partial::inaccessible(cpu, platform, op, thunk, fault),
+        Err(exit) => return Err(exit),
+    };
+    cpu.check_alignment(linear, memory.size, cpu.mmu_index)?;
+    match run_at(cpu, platform, op, thunk, memory, linear) {
+        Err(Exit::Fault(fault)) if cpu.operand_faulted => {
+            partial::run(cpu, platform, op, thunk, memory, linear, fault)
+        }
+        step => step,
+    }
+}
+
+/// Runs a thunk on the operand at `linear`, in place or on a copy.
+fn run_at(
+    cpu: &mut Cpu,
+    platform: &mut dyn Platform,
+    op: &Op,
+    thunk: &Thunk,
+    memory: MemoryUse,
+    linear: u64,
+) -> Step {
+    // Until the operand is at hand, faults are the operand's.
+    cpu.operand_faulted = true;
     let in_place = if memory.write {
         cpu.writable_in_place(platform, linear, memory.size)?
     } else {
         cpu.readable_in_place(platform, linear, memory.size)?
     };
     if let Some(host) = in_place {
+        cpu.operand_faulted = false;
         return cpu.call_thunk(platform, op, thunk, host);
     }
     let size = memory.size.min(MAX_OPERAND);
@@ -199,6 +229,7 @@ pub fn run(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     if memory.read {
         cpu.load_bytes(platform, linear, &mut bounce.0[start..start + size])?;
     }
+    cpu.operand_faulted = false;
     let address = bounce.0.as_mut_ptr() as usize + start;
     cpu.call_thunk(platform, op, thunk, address)?;
     if memory.write {
@@ -247,8 +278,15 @@ impl Cpu {
         thunk: &Thunk,
         operand: usize,
     ) -> Step {
+        self.execute(op, thunk, operand)
+            .map_err(|fault| self.host_fault(platform, op, fault).into())
+    }
+
+    /// Executes a thunk with its memory operand at host address `operand`. After a fault nothing
+    /// has changed but status flags.
+    fn execute(&mut self, op: &Op, thunk: &Thunk, operand: usize) -> Result<(), HostFault> {
         const PASSED: u64 = ambos_hostcode::alu::ARITHMETIC;
-        self.native.frame = ThunkFrame { recover: thunk.recover, fault: 0, fault_address: 0 };
+        self.native.frame = ThunkFrame { recover: thunk.recover, ..ThunkFrame::default() };
         self.native.operand = operand;
         let before = self.native.rflags;
         if thunk.reads_flags || thunk.writes_flags != 0 {
@@ -258,14 +296,15 @@ impl Cpu {
         debug_assert!(Rc::strong_count(&thunk.generation) > 0);
         #[expect(unsafe_code, reason = "this is the call into generated code")]
         // SAFETY: `entry` is a complete thunk in an arena that `thunk` keeps alive, generated for
-        // this layout of NativeState. The operand is mapped memory of the size the plan announced.
+        // this layout of NativeState. The operand is memory of the size the plan announced, mapped
+        // or inaccessible; faults are recovered.
         unsafe {
             let entry: extern "sysv64" fn(*mut crate::cpu::NativeState) =
                 std::mem::transmute(thunk.entry);
             entry(&raw mut self.native);
         }
         if let Some(fault) = self.native.frame.host_fault() {
-            return Err(self.host_fault(platform, op, thunk, fault));
+            return Err(fault);
         }
         if thunk.writes_flags != 0 {
             let mask = thunk.writes_flags & PASSED;
@@ -286,24 +325,13 @@ impl Cpu {
         image[16..24].fill(0);
     }
 
-    fn host_fault(
-        &self,
-        platform: &mut dyn Platform,
-        op: &Op,
-        thunk: &Thunk,
-        fault: HostFault,
-    ) -> Exit {
+    /// The guest's exception for a fault of the host.
+    fn host_fault(&self, platform: &mut dyn Platform, op: &Op, fault: HostFault) -> Fault {
         let vector = match fault {
             HostFault::Divide => Vector::DivideError,
-            HostFault::FloatingPoint
-                if matches!(thunk.class, Class::X87 | Class::Wait | Class::Mmx) =>
-            {
-                Vector::X87FloatingPoint
-            }
-            HostFault::FloatingPoint if self.cr4().contains(Cr4::OSXMMEXCPT) => {
-                Vector::SimdFloatingPoint
-            }
-            HostFault::FloatingPoint => Vector::InvalidOpcode,
+            HostFault::X87 => Vector::X87FloatingPoint,
+            HostFault::Simd if self.cr4().contains(Cr4::OSXMMEXCPT) => Vector::SimdFloatingPoint,
+            HostFault::Simd => Vector::InvalidOpcode,
             HostFault::GeneralProtection => Vector::GeneralProtection,
             HostFault::IllegalInstruction => {
                 let rip = op.this_rip(self);
@@ -317,6 +345,6 @@ impl Cpu {
                 Vector::InvalidOpcode
             }
         };
-        Fault { vector, error: 0 }.into()
+        Fault { vector, error: 0 }
     }
 }
