@@ -158,10 +158,8 @@ impl Lowering<'_> {
         let number = segment(instruction.memory_segment());
         let long = self.cpu.mode.code_bits == 64;
         // In 64-bit mode only FS and GS prefixes count: the base decides whether it is the stack.
-        let stack_base = matches!(
-            instruction.memory_base().full_register(),
-            Register::RSP | Register::RBP
-        );
+        let stack_base =
+            matches!(instruction.memory_base().full_register(), Register::RSP | Register::RBP);
         op.stack = long && stack_base && usize::from(number) < seg::FS;
         op.seg = if long && usize::from(number) < seg::FS { seg::FLAT as u8 } else { number };
         if let Some(bytes) = string {
