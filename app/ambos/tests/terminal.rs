@@ -1,0 +1,93 @@
+//! The terminal is the guest's while it runs, and as it was afterwards, whatever ended the run.
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, tcgetattr};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+/// How long to wait for what takes about a second.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A guest with a terminal of its own.
+struct Session {
+    keyboard: File,
+    terminal: OwnedFd,
+    /// What the terminal was like before.
+    before: String,
+    ambos: Child,
+}
+
+impl Session {
+    /// Starts a guest and waits until it has the terminal.
+    fn start() -> Self {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let terminal =
+            rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+        let before = format!("{:?}", tcgetattr(&terminal).unwrap());
+
+        // Someone must look at the screen, or the guest would wait for that.
+        let keyboard = File::from(master);
+        let mut screen = keyboard.try_clone().unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while screen.read(&mut buffer).is_ok_and(|length| length > 0) {}
+        });
+        let side = || terminal.try_clone().unwrap();
+        let ambos = Command::new(env!("CARGO_BIN_EXE_ambos"))
+            .args(["run", "--guest", "debian-cloud"])
+            .stdin(side())
+            .stdout(side())
+            .stderr(side())
+            .spawn()
+            .unwrap();
+        let mut session = Self { keyboard, terminal, before, ambos };
+        session.wait_until("the guest has the terminal", |session| {
+            let modes = tcgetattr(&session.terminal).unwrap().local_modes;
+            !modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
+        });
+        session
+    }
+
+    fn wait_until(&mut self, what: &str, condition: impl Fn(&mut Self) -> bool) {
+        let start = Instant::now();
+        while !condition(self) {
+            if start.elapsed() > PATIENCE {
+                let _ = self.ambos.kill();
+                panic!("waited in vain: {what}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits for the end, checks the terminal, and returns the exit status.
+    fn finish(mut self) -> i32 {
+        self.wait_until("the run ends", |session| session.ambos.try_wait().unwrap().is_some());
+        assert_eq!(format!("{:?}", tcgetattr(&self.terminal).unwrap()), self.before);
+        self.ambos.wait().unwrap().code().unwrap()
+    }
+}
+
+#[test]
+fn the_user_can_end_the_guest() {
+    let mut session = Session::start();
+    // The first two keys are the guest's.
+    session.keyboard.write_all(b"\x03x\x01x").unwrap();
+    assert_eq!(session.finish(), 0);
+}
+
+#[test]
+fn signals_end_the_guest() {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
+        let session = Session::start();
+        kill_process(Pid::from_child(&session.ambos), signal).unwrap();
+        assert_eq!(session.finish(), 128 + signal.as_raw());
+    }
+}
