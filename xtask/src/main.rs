@@ -1,5 +1,6 @@
 //! Development tasks of the Ambos project: `cargo xtask TASK`. Each task is a module.
 
+mod bench;
 mod difftest;
 mod layers;
 mod lints;
@@ -22,6 +23,8 @@ enum Task {
     Difftest(difftest::Arguments),
     /// Check that dependencies between the crates point downwards only
     Layers,
+    /// Measure speed and memory, beside QEMU's TCG where it is installed
+    Bench(bench::Arguments),
     /// Check rules of the source that no compiler knows, and list where unsafe code is
     Lints,
 }
@@ -29,6 +32,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Difftest(arguments) => difftest::run(&arguments),
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Layers => layers::run(),
         Task::Lints => lints::run(),
     };

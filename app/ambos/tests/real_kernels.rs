@@ -1,6 +1,13 @@
 //! The real thing: Debian's stock kernels boot, run a script with a known result, and power off.
 
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// One guest at a time: each keeps a core busy.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Lines of a kernel log that must not be there.
 const COMPLAINTS: [&str; 9] = [
@@ -41,6 +48,7 @@ fn ambos(arguments: &[&str]) -> Output {
 
 /// Runs `script` in a guest and returns its output, the kernel's log, and the exit status.
 fn run(arguments: &[&str], script: &str) -> (String, String, Option<i32>) {
+    let _alone = alone();
     let mut all = vec!["run", "--verbose", "--exec", script];
     all.extend(arguments);
     let output = ambos(&all);
@@ -102,6 +110,7 @@ fn serial_output_is_complete_and_in_order() {
 #[test]
 fn a_shell_takes_commands_from_a_pipe() {
     use std::io::Write;
+    let _alone = alone();
     let mut child = Command::new(env!("CARGO_BIN_EXE_ambos"))
         .args(["run", "--guest", "debian-cloud", "--append", "quiet", "--stats"])
         .stdin(Stdio::piped())

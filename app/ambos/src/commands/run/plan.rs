@@ -70,6 +70,9 @@ impl Plan {
         let mut defaults = vec![console_parameter(arguments.technique).to_owned()];
         // A restart, which the monitor sees, instead of a machine that stands still for ever.
         defaults.push("panic=-1".to_owned());
+        // Linux counts timer ticks during 40 ms to see whether the timer's interrupt works. On a busy
+        // host the vCPU may not run for so long, and a kernel that misses ticks panics.
+        defaults.push("no_timer_check".to_owned());
         let nonce = (ours || exec.is_some()).then(Nonce::random);
         defaults.extend(nonce.as_ref().map(Nonce::kernel_parameter));
         if let (true, Some((rows, columns))) = (ours, terminal) {

@@ -1,0 +1,275 @@
+//! `cargo xtask bench`: speed and memory, beside QEMU's TCG on the same guests in the same run.
+//!
+//! Runs alternate between the monitors, so that a noisy host hits both; medians and spreads are
+//! printed, and the ratio of the medians. QEMU is left out where it is not installed.
+
+use ambos_guest::{Flavour, TerminalProgress};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Iterations of the tight loop; each is four instructions.
+const ITERATIONS: u32 = 100_000_000;
+/// Instructions of the loop.
+const LOOP_INSTRUCTIONS: f64 = ITERATIONS as f64 * 4.0;
+/// What our initramfs prints before its shell: `/init` has been reached.
+const INIT_REACHED: &[u8] = b"Leave with exit";
+/// The longest that one run may take.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// What to measure.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// How often each measurement is repeated
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+}
+
+/// One monitor under test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Monitor {
+    Ambos,
+    Qemu,
+}
+
+impl Monitor {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ambos => "ambos",
+            Self::Qemu => "qemu-tcg",
+        }
+    }
+}
+
+/// Measures and prints.
+pub(crate) fn run(arguments: &Arguments) -> Result<(), String> {
+    let ambos = build()?;
+    let qemu = Command::new("qemu-system-x86_64").arg("--version").output().is_ok();
+    let monitors: &[Monitor] =
+        if qemu { &[Monitor::Ambos, Monitor::Qemu] } else { &[Monitor::Ambos] };
+    if !qemu {
+        println!("qemu-system-x86_64 is not installed: there is nothing to compare with");
+    }
+    let folder = std::env::temp_dir().join(format!("ambos-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).map_err(|error| format!("cannot use {folder:?}: {error}"))?;
+    let result = measure(&ambos, monitors, &folder, arguments.runs.max(1));
+    let _ = std::fs::remove_dir_all(&folder);
+    result
+}
+
+fn measure(ambos: &Path, monitors: &[Monitor], folder: &Path, runs: usize) -> Result<(), String> {
+    let (empty, full) = (folder.join("empty"), folder.join("loop"));
+    for (path, iterations) in [(&empty, 1), (&full, ITERATIONS)] {
+        std::fs::write(path, loop_image(iterations))
+            .map_err(|error| format!("cannot write {path:?}: {error}"))?;
+    }
+    println!("{:<28} {:<9} {:>12} {:>8}", "measurement", "monitor", "median", "spread");
+    let mips = alternate(monitors, runs, |monitor| {
+        let base = time_to_end(ambos, monitor, &empty)?;
+        let all = time_to_end(ambos, monitor, &full)?;
+        Ok(LOOP_INSTRUCTIONS / 1e6 / (all - base).max(1e-6))
+    })?;
+    report("tight integer loop", "MIPS", monitors, &mips, true);
+    for (flavour, name) in [(Flavour::Standard, "standard"), (Flavour::Cloud, "cloud")] {
+        let (kernel, initrd) = guest_files(flavour)?;
+        let mut overhead = Vec::new();
+        let boots = alternate(monitors, runs, |monitor| {
+            let (seconds, memory) = boot(ambos, monitor, &kernel, &initrd)?;
+            if monitor == Monitor::Ambos {
+                overhead.push(memory);
+            }
+            Ok(seconds)
+        })?;
+        report(&format!("boot {name} kernel to /init"), "s", monitors, &boots, false);
+        report(&format!("memory beside RAM, {name}"), "MiB", &[Monitor::Ambos], &[overhead], false);
+    }
+    Ok(())
+}
+
+/// Repeats a measurement, alternating between the monitors; the samples of each.
+fn alternate(
+    monitors: &[Monitor],
+    runs: usize,
+    mut measure: impl FnMut(Monitor) -> Result<f64, String>,
+) -> Result<Vec<Vec<f64>>, String> {
+    let mut samples = vec![Vec::new(); monitors.len()];
+    for _ in 0..runs {
+        for (monitor, samples) in monitors.iter().zip(&mut samples) {
+            samples.push(measure(*monitor)?);
+        }
+    }
+    Ok(samples)
+}
+
+fn report(
+    what: &str,
+    unit: &str,
+    monitors: &[Monitor],
+    samples: &[Vec<f64>],
+    more_is_better: bool,
+) {
+    let mut medians = Vec::new();
+    for (monitor, samples) in monitors.iter().zip(samples) {
+        let mut sorted = samples.clone();
+        sorted.sort_by(f64::total_cmp);
+        let median = sorted[sorted.len() / 2];
+        let spread = (sorted[sorted.len() - 1] - sorted[0]) / median.max(1e-9) * 100.0;
+        println!(
+            "{what:<28} {:<9} {:>12} {spread:>7.0}%",
+            monitor.name(),
+            format!("{median:.2} {unit}"),
+        );
+        medians.push(median);
+    }
+    if let [ours, theirs] = medians[..] {
+        let ratio = if more_is_better { ours / theirs } else { theirs / ours };
+        println!("{:<28} {ratio:.2} times as fast as QEMU's TCG", "");
+    }
+}
+
+/// Builds the monitor and returns its path.
+fn build() -> Result<PathBuf, String> {
+    let status = Command::new("cargo")
+        .args(["build", "--quiet", "--release", "--package", "ambos"])
+        .status()
+        .map_err(|error| format!("cannot start cargo: {error}"))?;
+    if !status.success() {
+        return Err("the build failed".to_owned());
+    }
+    let xtask = std::env::current_exe().map_err(|error| error.to_string())?;
+    let folder = xtask.parent().ok_or("no build folder")?;
+    Ok(folder.join("ambos"))
+}
+
+/// Kernel and initramfs of a guest, pulled on first use.
+fn guest_files(flavour: Flavour) -> Result<(PathBuf, PathBuf), String> {
+    let guest = ambos_guest::ensure_default(flavour, &TerminalProgress::new())
+        .map_err(|error| error.to_string())?;
+    Ok((guest.kernel, guest.initrd))
+}
+
+/// Seconds that a guest takes which ends the monitor by itself.
+fn time_to_end(ambos: &Path, monitor: Monitor, image: &Path) -> Result<f64, String> {
+    let mut command = match monitor {
+        Monitor::Ambos => {
+            let mut command = Command::new(ambos);
+            command.args(["run", "--debug-exit", "--memory", "16M", "--kernel"]).arg(image);
+            command
+        }
+        Monitor::Qemu => {
+            let mut command = qemu();
+            command.args(["-m", "16", "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel"]);
+            command.arg(image);
+            command
+        }
+    };
+    let start = Instant::now();
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let mut child = child.map_err(|error| format!("cannot start {}: {error}", monitor.name()))?;
+    let status = child.wait().map_err(|error| error.to_string())?;
+    if status.code() != Some(3) {
+        return Err(format!("{} ended with {status} instead of 3", monitor.name()));
+    }
+    Ok(start.elapsed().as_secs_f64())
+}
+
+/// Seconds from process start to `/init`, and the monitor's memory beside guest RAM then, in MiB.
+fn boot(
+    ambos: &Path,
+    monitor: Monitor,
+    kernel: &Path,
+    initrd: &Path,
+) -> Result<(f64, f64), String> {
+    let append = "console=ttyS0 quiet panic=-1";
+    let mut command = match monitor {
+        Monitor::Ambos => {
+            let mut command = Command::new(ambos);
+            command.args(["run", "--memory", "512M", "--append", append, "--kernel"]);
+            command.arg(kernel).arg("--initrd").arg(initrd);
+            command
+        }
+        Monitor::Qemu => {
+            let mut command = qemu();
+            command.args(["-m", "512", "-no-reboot", "-append", append, "-kernel"]).arg(kernel);
+            command.arg("-initrd").arg(initrd).args(["-serial", "stdio"]);
+            command
+        }
+    };
+    let start = Instant::now();
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut child = child.map_err(|error| format!("cannot start {}: {error}", monitor.name()))?;
+    let reached = wait_for(&mut child, INIT_REACHED);
+    let seconds = start.elapsed().as_secs_f64();
+    let memory = private_memory(child.id());
+    let _ = child.kill();
+    let _ = child.wait();
+    reached.map_err(|seen| format!("{} did not reach /init: {seen}", monitor.name()))?;
+    Ok((seconds, memory))
+}
+
+fn qemu() -> Command {
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args(["-accel", "tcg,thread=single", "-cpu", "max", "-display", "none", "-nodefaults"]);
+    command
+}
+
+/// Reads what the guest prints until `marker`; the last of it if the marker does not come.
+fn wait_for(child: &mut Child, marker: &[u8]) -> Result<(), String> {
+    let Some(output) = child.stdout.take() else { return Err("no output".to_owned()) };
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(output);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+            if sender.send(std::mem::take(&mut line)).is_err() {
+                break;
+            }
+        }
+    });
+    let deadline = Instant::now() + LIMIT;
+    let mut last = Vec::new();
+    while let Ok(line) = receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        if line.windows(marker.len()).any(|window| window == marker) {
+            return Ok(());
+        }
+        last = line;
+    }
+    Err(String::from_utf8_lossy(&last).into_owned())
+}
+
+/// Anonymous and file-backed memory of a process, in MiB; guest RAM is shared memory.
+fn private_memory(process: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let kib = status.lines().filter_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        if !matches!(name, "RssAnon" | "RssFile") {
+            return None;
+        }
+        value.trim().trim_end_matches(" kB").parse::<f64>().ok()
+    });
+    kib.sum::<f64>() / 1024.0
+}
+
+/// A Multiboot image that runs a loop of four instructions and writes 1 to the debug-exit port.
+fn loop_image(iterations: u32) -> Vec<u8> {
+    const BASE: u32 = 0x10_0000;
+    const CODE: u32 = BASE + 48;
+    let flags: u32 = 1 << 16;
+    let checksum = 0u32.wrapping_sub(0x1bad_b002).wrapping_sub(flags);
+    let header = [0x1bad_b002, flags, checksum, BASE, BASE, 0, 0, CODE];
+    let mut image: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
+    image.resize(48, 0);
+    let mut code = |bytes: &[u8]| {
+        let _ = image.write_all(bytes);
+    };
+    code(&[0xb9]); // mov ecx, iterations
+    code(&iterations.to_le_bytes());
+    code(&[0x01, 0xc8]); // loop: add eax, ecx
+    code(&[0x31, 0xc2]); // xor edx, eax
+    code(&[0x49]); // dec ecx
+    code(&[0x75, 0xf9]); // jnz loop
+    code(&[0xb0, 0x01, 0xe6, 0xf4]); // mov al, 1; out 0xf4, al
+    code(&[0xf4, 0xeb, 0xfd]); // hlt; jmp
+    image
+}
