@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(plan.kernel, fixture.path("kernel"));
         assert_eq!(plan.initrd, Some(fixture.path("initrd")));
         let line = plan.linux_command_line();
-        assert!(line.starts_with("console=ttyS0 panic=-1 ambos.nonce="), "{line}");
+        assert!(line.starts_with("console=ttyS0 panic=-1 no_timer_check ambos.nonce="), "{line}");
         assert!(line.ends_with(" ambos.rows=24 ambos.columns=80"), "{line}");
     }
 
@@ -195,7 +195,7 @@ mod tests {
         let plan = fixture.plan(&["--kernel", "@mine", "--append", "quiet a=b"]).unwrap();
         assert_eq!((plan.kernel.clone(), plan.initrd.clone()), (fixture.path("mine"), None));
         assert_eq!(plan.nonce, None);
-        assert_eq!(plan.linux_command_line(), "console=ttyS0 panic=-1 quiet a=b");
+        assert_eq!(plan.linux_command_line(), "console=ttyS0 panic=-1 no_timer_check quiet a=b");
         assert_eq!(plan.append, "quiet a=b");
     }
 
