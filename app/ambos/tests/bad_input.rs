@@ -48,7 +48,7 @@ fn kernels_that_are_none() {
 fn truncated_and_damaged_kernels() {
     let folder = tempfile::tempdir().unwrap();
     let kernel = stock_kernel();
-    for length in [1, 512, 0x202, 0x264, 4096, 100_000, kernel.len() / 2, kernel.len() - 1000] {
+    for length in [1, 512, 0x202, 0x264, 4096, 100_000, kernel.len() / 2, kernel.len() / 10 * 9] {
         let path = file(folder.path(), "short", &kernel[..length]);
         refused(&["--kernel", &path]);
     }
