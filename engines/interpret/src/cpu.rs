@@ -128,6 +128,9 @@ pub struct Cpu {
     pub instructions: u64,
     /// Faults, and rounds of repeated instructions that were not the last.
     pub events: u64,
+    /// RAM pages whose cached code was dropped because they were written to; whoever caches more
+    /// than [`Cpu::blocks`] takes them out.
+    pub code_writes: Vec<usize>,
     /// Software TLB.
     pub tlb: Box<Tlb>,
     /// Decoded blocks.
@@ -147,7 +150,7 @@ impl Cpu {
     ///
     /// # Errors
     ///
-    /// [`ArenaError`] if the host refuses executable memory.
+    /// [`ArenaError`] if the host refuses memory.
     pub fn new(ram: Arc<GuestRam>, attention: Arc<Attention>) -> Result<Self, ArenaError> {
         let mut cpu = Self {
             native: NativeState {
@@ -179,7 +182,8 @@ impl Cpu {
             breakpoint_hits: 0,
             instructions: 0,
             events: 0,
-            tlb: Box::default(),
+            tlb: Box::new(Tlb::new()?),
+            code_writes: Vec::new(),
             blocks: BlockCache::default(),
             thunks: ThunkCache::new()?,
             ram,

@@ -7,11 +7,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 use thiserror::Error;
 
-/// Why executable memory could not be had.
+/// Why memory for or around generated code could not be had.
 #[derive(Debug, Error)]
 pub enum ArenaError {
-    /// The host refused memory or an executable mapping.
-    #[error("cannot map {size} bytes of executable memory ({step})")]
+    /// The host refused memory or a mapping.
+    #[error("cannot map {size} bytes for generated code ({step})")]
     Map {
         /// Bytes asked for.
         size: usize,
@@ -104,6 +104,21 @@ impl Arena {
         }
         self.used = end;
         Some(self.executable + start)
+    }
+
+    /// Overwrites code at the executable address `at`. Returns whether it lies inside what has been
+    /// pushed; nothing is written otherwise. No thread may be executing those bytes.
+    pub fn patch(&mut self, at: usize, code: &[u8]) -> bool {
+        let start = at.wrapping_sub(self.executable);
+        match start.checked_add(code.len()) {
+            Some(end) if end <= self.used => {}
+            _ => return false,
+        }
+        // SAFETY: the range lies inside the writable mapping, which this arena owns exclusively.
+        unsafe {
+            ptr::copy_nonoverlapping(code.as_ptr(), (self.writable + start) as *mut u8, code.len());
+        }
+        true
     }
 
     /// Forgets all code after the first `keep` bytes. No thread may be executing it.

@@ -6,6 +6,10 @@
 //! [`ThunkFrame`] and resumes at the thunk's recovery code. Faults anywhere else go to whatever
 //! handler was there before.
 //!
+//! Longer generated code has no room for that contract: its stack pointer may be the guest's. For it
+//! an area is registered together with the address of one [`ThunkFrame`], to which the
+//! faulting instruction pointer is noted as well.
+//!
 //! Contract with the thunk: while the instruction executes, the word at the host's RSP is the
 //! address of the [`ThunkFrame`], whose `recover` is the address of the recovery code.
 
@@ -26,6 +30,8 @@ pub struct ThunkFrame {
     pub fault_address: usize,
     /// The exception's vector.
     pub vector: u64,
+    /// The faulting instruction's address, in areas with one frame.
+    pub fault_code: usize,
 }
 
 /// A fault of an instruction executed in a thunk, as the host kernel reported it.
@@ -71,9 +77,17 @@ const X87_EXCEPTION: u64 = 16;
 /// How many code areas can be guarded at once in one process.
 const MAX_AREAS: usize = 256;
 
-/// Guarded areas as (start, end); start zero is a free slot. Read by the signal handler.
-static AREAS: [(AtomicUsize, AtomicUsize); MAX_AREAS] =
-    [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; MAX_AREAS];
+/// A guarded area; a start of zero marks a free slot. Read by the signal handler.
+struct Area {
+    start: AtomicUsize,
+    end: AtomicUsize,
+    /// The area's one frame, or zero where each thunk has its own.
+    frame: AtomicUsize,
+}
+
+static AREAS: [Area; MAX_AREAS] = [const {
+    Area { start: AtomicUsize::new(0), end: AtomicUsize::new(0), frame: AtomicUsize::new(0) }
+}; MAX_AREAS];
 
 struct Previous(UnsafeCell<[MaybeUninit<libc::sigaction>; 4]>);
 // SAFETY: written once inside `INSTALL`, before any handler that reads it can run.
@@ -91,11 +105,27 @@ pub struct GuardedArea {
 impl GuardedArea {
     /// Registers `size` bytes of thunks at `start`. `None` if too many areas are registered.
     pub fn new(start: usize, size: usize) -> Option<Self> {
+        Self::register(start, size, 0)
+    }
+
+    /// Registers `size` bytes of code at `start` that one thread at a time runs and whose faults all
+    /// go to `frame`. `None` if too many areas are registered.
+    ///
+    /// # Safety
+    ///
+    /// `frame` must stay valid while the area is registered, and nothing else may access it while
+    /// code of the area runs. Resuming at its `recover` address must be sound from any fault.
+    pub unsafe fn with_frame(start: usize, size: usize, frame: *mut ThunkFrame) -> Option<Self> {
+        Self::register(start, size, frame as usize)
+    }
+
+    fn register(start: usize, size: usize, frame: usize) -> Option<Self> {
         INSTALL.call_once(install);
-        for (slot, (area_start, area_end)) in AREAS.iter().enumerate() {
-            if area_start.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-                area_end.store(start + size, Ordering::SeqCst);
-                area_start.store(start, Ordering::SeqCst);
+        for (slot, area) in AREAS.iter().enumerate() {
+            if area.start.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                area.frame.store(frame, Ordering::SeqCst);
+                area.end.store(start + size, Ordering::SeqCst);
+                area.start.store(start, Ordering::SeqCst);
                 return Some(Self { slot });
             }
         }
@@ -105,8 +135,8 @@ impl GuardedArea {
 
 impl Drop for GuardedArea {
     fn drop(&mut self) {
-        AREAS[self.slot].1.store(0, Ordering::SeqCst);
-        AREAS[self.slot].0.store(0, Ordering::SeqCst);
+        AREAS[self.slot].end.store(0, Ordering::SeqCst);
+        AREAS[self.slot].start.store(0, Ordering::SeqCst);
     }
 }
 
@@ -130,18 +160,23 @@ extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut lib
     let (registers, info_ref) =
         unsafe { (&mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs, &*info) };
     let rip = registers[libc::REG_RIP as usize] as usize;
-    let guarded = AREAS.iter().any(|(start, end)| {
-        let start = start.load(Ordering::Relaxed);
-        start > 1 && rip >= start && rip < end.load(Ordering::Relaxed)
+    let guarded = AREAS.iter().find(|area| {
+        let start = area.start.load(Ordering::Relaxed);
+        start > 1 && rip >= start && rip < area.end.load(Ordering::Relaxed)
     });
-    if guarded {
-        // SAFETY: `rip` is inside a registered area, so by this module's contract the word at RSP
-        // is the address of the running thunk's frame.
+    if let Some(area) = guarded {
+        // SAFETY: `rip` is inside a registered area: either the area's frame is valid by the promise
+        // made on registering it, or by this module's contract the word at RSP is the address of
+        // the running thunk's frame.
         unsafe {
-            let frame = *(registers[libc::REG_RSP as usize] as *const *mut ThunkFrame);
+            let frame = match area.frame.load(Ordering::Relaxed) {
+                0 => *(registers[libc::REG_RSP as usize] as *const *mut ThunkFrame),
+                frame => frame as *mut ThunkFrame,
+            };
             (*frame).fault = u64::from(signal as u32) | u64::from(info_ref.si_code as u32) << 32;
             (*frame).fault_address = info_ref.si_addr() as usize;
             (*frame).vector = registers[libc::REG_TRAPNO as usize] as u64;
+            (*frame).fault_code = rip;
             registers[libc::REG_RIP as usize] = (*frame).recover as i64;
         }
         return;

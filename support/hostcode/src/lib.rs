@@ -5,6 +5,8 @@
 //! - [`arena`]: executable memory, written through one mapping and executed through another (W^X).
 //! - [`guard`]: calls into generated code whose faults come back as values.
 //! - [`stage`]: memory of which parts fault.
+//! - [`signals`]: preparing a thread for code that owns the stack pointer.
+//! - [`windows`]: memory whose first part is seen at several addresses.
 //!
 //! Nothing here knows of guests, machines or instruction encodings.
 #![expect(unsafe_code, reason = "this crate exists to confine it")]
@@ -14,6 +16,8 @@ pub mod arena;
 pub mod guard;
 pub mod mem;
 pub mod stage;
+pub mod signals;
+pub mod windows;
 
 pub use alu::Word;
 pub use arena::{Arena, ArenaError};
@@ -34,3 +38,4 @@ pub fn mxcsr_mask() -> u32 {
         if mask == 0 { 0xffbf } else { mask }
     })
 }
+pub use windows::Windows;

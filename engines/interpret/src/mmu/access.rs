@@ -327,6 +327,10 @@ impl Cpu {
             && self.blocks.written(&self.ram, ram_page, offset, length)
         {
             self.leave_block = true;
+            // Bounded for those who never take them out.
+            if self.code_writes.len() < 1024 && !self.code_writes.contains(&ram_page) {
+                self.code_writes.push(ram_page);
+            }
         }
     }
 

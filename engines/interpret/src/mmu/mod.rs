@@ -8,11 +8,11 @@
 //! write side) never enter the TLB, so its hits need no further check.
 
 mod access;
-mod tlb;
+pub(crate) mod tlb;
 mod walk;
 
 pub use access::{Access, HostRange};
-pub use tlb::Tlb;
+pub use tlb::{BANKS, Bank, ENTRIES, Entry, JUMPS, Jump, SETS, Set, Tlb};
 pub use walk::Translation;
 
 /// Whether `linear` is canonical with 48-bit linear addresses.

@@ -1,67 +1,111 @@
 //! Cached translations.
 //!
-//! Direct-mapped sets, one for reads, writes and fetches in each kind of access. A tag holds the
-//! page's linear address and, in its low 12 bits, an *address-space number*: a new number for a
-//! process-context identifier makes all its entries stale at once, so flushing is cheap. Global
-//! pages are tagged like others; whoever flushes them flushes everything.
+//! Each address space in use (a process-context identifier) has a *bank* of its own, so switching
+//! between address spaces flushes nothing. A bank has direct-mapped sets for each kind of access
+//! with one cache for reads and one for writes, and translations of fetches. Global pages are
+//! cached in every bank; whoever flushes them flushes everything.
+//!
+//! Banks lie in memory that generated code can address: a bank is the tail of a window
+//! ([`Windows`]) whose head belongs to whoever made the windows. The layout is [`Bank`].
+//! Besides translations of data a bank holds *jump caches*, which map linear addresses of
+//! code to generated code. They are filled by the owner of that code ([`Tlb::set_jump`]) and
+//! follow the fetch translations: a page whose fetch translation goes loses its jumps.
 
-/// Translations per set.
-const ENTRIES: usize = 512;
+use ambos_hostcode::{ArenaError, Windows};
+use std::mem::size_of;
+use std::sync::Arc;
+
+/// Translations in each direct-mapped cache.
+pub const ENTRIES: usize = 1024;
+/// Entries of a jump cache, found by the low 12 bits of the address.
+pub const JUMPS: usize = 4096;
+/// Address spaces that are cached at the same time.
+pub const BANKS: usize = 8;
+/// Kinds of access with caches of their own.
+pub const SETS: usize = 3;
+/// Fetch translations for each privilege.
+const FETCHES: usize = 2048;
 /// Words of the filter of large pages.
 const LARGE_WORDS: usize = 64;
-/// An address that no page has.
-const INVALID: u64 = u64::MAX;
-/// The highest address-space number; past it everything is flushed and counting starts anew.
-const LAST_NUMBER: u16 = 0xffe;
+/// A page number that no page has.
+const NO_PAGE: u64 = u64::MAX;
 
+/// One cached translation.
 #[derive(Debug, Clone, Copy)]
-struct Entry {
-    tag: u64,
-    /// Host address minus linear address.
-    delta: usize,
+#[repr(C)]
+pub struct Entry {
+    /// Linear address of the page. In an empty entry, that of a page which belongs elsewhere.
+    pub tag: u64,
+    /// Host address of the page.
+    pub host: usize,
+}
+
+/// One entry of a jump cache.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Jump {
+    /// The code's linear address, negated. In an empty entry, one that belongs elsewhere.
+    pub negated: u64,
+    /// Address of the generated code.
+    pub code: usize,
+}
+
+/// The caches for one kind of access.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Set {
+    /// Pages that may be read.
+    pub read: [Entry; ENTRIES],
+    /// Pages that may be written.
+    pub write: [Entry; ENTRIES],
+    /// Generated code by linear address.
+    pub jumps: [Jump; JUMPS],
+}
+
+/// The caches of one address space.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Bank {
+    /// By kind of access: [`Tlb::SUPERVISOR`] and so on.
+    pub sets: [Set; SETS],
 }
 
 /// A fetch translation: also says which guest-physical page it is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct FetchEntry {
-    tag: u64,
     pub(crate) gpa_page: u64,
     pub(crate) host_page: usize,
     pub(crate) ram_page: usize,
 }
 
-const EMPTY: Entry = Entry { tag: INVALID, delta: 0 };
-const EMPTY_FETCH: FetchEntry = FetchEntry { tag: INVALID, gpa_page: 0, host_page: 0, ram_page: 0 };
+/// Fetch translations of one bank and privilege.
+#[derive(Debug)]
+struct Fetches {
+    pages: Box<[u64]>,
+    entries: Box<[FetchEntry]>,
+}
+
+/// What is known of a bank.
+#[derive(Debug, Default)]
+struct BankState {
+    /// Its address space, if it belongs to one.
+    pcid: Option<u16>,
+    /// When it was last switched to.
+    used: u64,
+    /// Sets that something was entered into since they were last cleared.
+    filled: [bool; SETS],
+}
 
 /// The translations of one vCPU.
 #[derive(Debug)]
 pub struct Tlb {
-    read: [[Entry; ENTRIES]; 4],
-    write: [[Entry; ENTRIES]; 4],
-    fetch: [[FetchEntry; ENTRIES]; 2],
+    windows: Arc<Windows>,
+    banks: [BankState; BANKS],
+    fetches: Vec<[Fetches; 2]>,
     /// 1 GiB regions, by a hash of their number, in which parts of larger pages are cached.
     large: Box<[u64; LARGE_WORDS]>,
-    /// Address-space number in use, ready to be or-ed into a tag.
-    number: u64,
-    /// Address-space number of each process-context identifier; zero if it has none yet.
-    numbers: Box<[u16; 4096]>,
-    last_number: u16,
-    pcid: u16,
-}
-
-impl Default for Tlb {
-    fn default() -> Self {
-        Self {
-            read: [[EMPTY; ENTRIES]; 4],
-            write: [[EMPTY; ENTRIES]; 4],
-            fetch: [[EMPTY_FETCH; ENTRIES]; 2],
-            large: Box::new([0; LARGE_WORDS]),
-            number: 1,
-            numbers: Box::new([0; 4096]),
-            last_number: 1,
-            pcid: 0,
-        }
-    }
+    current: usize,
+    switches: u64,
 }
 
 /// Word and bit of the filter of large pages: by 1 GiB region, the largest page there is.
@@ -75,6 +119,12 @@ fn slot(linear: u64) -> usize {
     (linear >> 12) as usize & (ENTRIES - 1)
 }
 
+/// The tag of an empty entry: a page that belongs into the next slot.
+#[inline]
+fn no_tag(slot: usize) -> u64 {
+    if slot == 0 { 0x1000 } else { 0 }
+}
+
 impl Tlb {
     /// Set of supervisor accesses; with SMAP, user pages are not in it.
     pub const SUPERVISOR: usize = 0;
@@ -82,45 +132,101 @@ impl Tlb {
     pub const USER: usize = 1;
     /// Set of supervisor accesses while RFLAGS.AC lifts SMAP.
     pub const SUPERVISOR_AC: usize = 2;
-    /// Set of user accesses with alignment checks: always empty, so that each one is looked at.
+    /// User accesses with alignment checks: never cached, so that each one is looked at.
     pub const USER_ALIGNED: usize = 3;
 
+    /// An empty TLB in memory of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`ArenaError`] if the host has no memory.
+    pub fn new() -> Result<Self, ArenaError> {
+        Ok(Self::in_windows(Arc::new(Windows::new(0, size_of::<Bank>(), BANKS)?)))
+    }
+
+    /// An empty TLB in the tails of `windows`, which must be [`BANKS`] of at least the size of a
+    /// [`Bank`] and used by nothing else.
+    pub fn in_windows(windows: Arc<Windows>) -> Self {
+        let fetches = || Fetches {
+            pages: vec![NO_PAGE; FETCHES].into(),
+            entries: vec![FetchEntry::default(); FETCHES].into(),
+        };
+        let mut tlb = Self {
+            windows,
+            banks: Default::default(),
+            fetches: (0..BANKS).map(|_| [fetches(), fetches()]).collect(),
+            large: Box::new([0; LARGE_WORDS]),
+            current: 0,
+            switches: 0,
+        };
+        for bank in 0..BANKS {
+            tlb.banks[bank].filled = [true; SETS];
+            tlb.clear(bank);
+        }
+        tlb.banks[0].pcid = Some(0);
+        tlb
+    }
+
+    #[expect(unsafe_code, reason = "banks lie in memory shared with generated code")]
     #[inline(always)]
-    fn tag(&self, linear: u64) -> u64 {
-        linear & !0xfff | self.number
+    fn bank(&self, bank: usize) -> &Bank {
+        // SAFETY: the windows are at least BANKS tails of the size of a Bank, by `in_windows`' contract
+        // used only by this TLB and, while no Rust code runs, by generated code. Every bit
+        // pattern is a Bank.
+        unsafe { &*(self.windows.tail(bank) as *const Bank) }
+    }
+
+    #[expect(unsafe_code, reason = "banks lie in memory shared with generated code")]
+    #[inline(always)]
+    fn bank_mut(&mut self, bank: usize) -> &mut Bank {
+        // SAFETY: as in `bank`; `self` is borrowed exclusively.
+        unsafe { &mut *(self.windows.tail(bank) as *mut Bank) }
+    }
+
+    /// The number of the bank in use.
+    #[inline(always)]
+    pub fn current_bank(&self) -> usize {
+        self.current
     }
 
     /// The host address that `linear` reads from.
     #[inline(always)]
     pub fn lookup_read(&self, set: usize, linear: u64) -> Option<usize> {
-        let entry = &self.read[set & 3][slot(linear)];
-        (entry.tag == self.tag(linear)).then(|| (linear as usize).wrapping_add(entry.delta))
+        let entry = &self.bank(self.current).sets.get(set)?.read[slot(linear)];
+        (entry.tag == linear & !0xfff).then(|| entry.host + (linear & 0xfff) as usize)
     }
 
     /// The host address that `linear` writes to.
     #[inline(always)]
     pub fn lookup_write(&self, set: usize, linear: u64) -> Option<usize> {
-        let entry = &self.write[set & 3][slot(linear)];
-        (entry.tag == self.tag(linear)).then(|| (linear as usize).wrapping_add(entry.delta))
+        let entry = &self.bank(self.current).sets.get(set)?.write[slot(linear)];
+        (entry.tag == linear & !0xfff).then(|| entry.host + (linear & 0xfff) as usize)
     }
 
     #[inline(always)]
     pub(crate) fn lookup_fetch(&self, user: bool, linear: u64) -> Option<&FetchEntry> {
-        let entry = &self.fetch[usize::from(user)][slot(linear)];
-        (entry.tag == self.tag(linear)).then_some(entry)
+        let fetches = &self.fetches[self.current][usize::from(user)];
+        let slot = (linear >> 12) as usize & (FETCHES - 1);
+        (fetches.pages[slot] == linear & !0xfff).then(|| &fetches.entries[slot])
+    }
+
+    /// The guest-physical page, host page and RAM page number that `linear` is fetched from, if
+    /// cached.
+    pub fn fetched_from(&self, user: bool, linear: u64) -> Option<(u64, usize, usize)> {
+        let entry = self.lookup_fetch(user, linear)?;
+        Some((entry.gpa_page, entry.host_page, entry.ram_page))
     }
 
     /// Adds a translation for reads (`write` false) or writes.
     pub(crate) fn insert(&mut self, set: usize, write: bool, linear: u64, host_page: usize) {
-        if set == Self::USER_ALIGNED {
+        let current = self.current;
+        if set >= SETS {
             return;
         }
-        let entry = Entry {
-            tag: self.tag(linear),
-            delta: host_page.wrapping_sub((linear & !0xfff) as usize),
-        };
-        let sets = if write { &mut self.write } else { &mut self.read };
-        sets[set & 3][slot(linear)] = entry;
+        self.banks[current].filled[set] = true;
+        let set = &mut self.bank_mut(current).sets[set];
+        let entries = if write { &mut set.write } else { &mut set.read };
+        entries[slot(linear)] = Entry { tag: linear & !0xfff, host: host_page };
     }
 
     pub(crate) fn insert_fetch(
@@ -131,18 +237,74 @@ impl Tlb {
         host_page: usize,
         ram_page: usize,
     ) -> FetchEntry {
-        let entry = FetchEntry { tag: self.tag(linear), gpa_page, host_page, ram_page };
-        self.fetch[usize::from(user)][slot(linear)] = entry;
+        let current = self.current;
+        let slot = (linear >> 12) as usize & (FETCHES - 1);
+        let fetches = &mut self.fetches[current][usize::from(user)];
+        let evicted = std::mem::replace(&mut fetches.pages[slot], linear & !0xfff);
+        let entry = FetchEntry { gpa_page, host_page, ram_page };
+        fetches.entries[slot] = entry;
+        if evicted != NO_PAGE {
+            self.clear_jumps_of(current, user);
+        }
         entry
+    }
+
+    /// Enters generated code for `linear` into the current bank's jump cache. The page must have a
+    /// fetch translation.
+    pub fn set_jump(&mut self, set: usize, linear: u64, code: usize) {
+        let current = self.current;
+        if self.lookup_fetch(set == Self::USER, linear).is_none() || set >= SETS {
+            return;
+        }
+        self.banks[current].filled[set] = true;
+        self.bank_mut(current).sets[set].jumps[linear as usize & (JUMPS - 1)] =
+            Jump { negated: linear.wrapping_neg(), code };
+    }
+
+    /// Empties the jump caches of every bank.
+    pub fn clear_all_jumps(&mut self) {
+        for bank in 0..BANKS {
+            for user in [false, true] {
+                self.clear_jumps_of(bank, user);
+            }
+        }
+    }
+
+    /// Empties the jump caches of the current bank that serve accesses of one set.
+    pub fn clear_jumps(&mut self, set: usize) {
+        let current = self.current;
+        if set < SETS {
+            Self::clear_jump_cache(&mut self.bank_mut(current).sets[set]);
+        }
+    }
+
+    fn clear_jump_cache(set: &mut Set) {
+        set.jumps.fill(Jump { negated: 0, code: 0 });
+        // An address of zero belongs into the first entry.
+        set.jumps[0].negated = 1;
+    }
+
+    fn clear_jumps_of(&mut self, bank: usize, user: bool) {
+        let sets: &[usize] =
+            if user { &[Self::USER] } else { &[Self::SUPERVISOR, Self::SUPERVISOR_AC] };
+        for &set in sets {
+            if self.banks[bank].filled[set] {
+                Self::clear_jump_cache(&mut self.bank_mut(bank).sets[set]);
+            }
+        }
     }
 
     /// Drops the write translations of a host page: writes to it must be looked at from now on.
     pub fn protect_host_page(&mut self, host_page: usize) {
-        for set in &mut self.write {
-            for entry in set {
-                let page = ((entry.tag & !0xfff) as usize).wrapping_add(entry.delta);
-                if page == host_page {
-                    *entry = EMPTY;
+        for bank in 0..BANKS {
+            for set in 0..SETS {
+                if !self.banks[bank].filled[set] {
+                    continue;
+                }
+                for (slot, entry) in self.bank_mut(bank).sets[set].write.iter_mut().enumerate() {
+                    if entry.host == host_page {
+                        *entry = Entry { tag: no_tag(slot), host: 0 };
+                    }
                 }
             }
         }
@@ -150,18 +312,37 @@ impl Tlb {
 
     /// Drops all write translations.
     pub fn protect_all(&mut self) {
-        self.write = [[EMPTY; ENTRIES]; 4];
+        for bank in 0..BANKS {
+            for set in &mut self.bank_mut(bank).sets {
+                clear_entries(&mut set.write);
+            }
+        }
+    }
+
+    /// Empties a bank.
+    fn clear(&mut self, bank: usize) {
+        for set in 0..SETS {
+            if std::mem::take(&mut self.banks[bank].filled[set]) {
+                let set = &mut self.bank_mut(bank).sets[set];
+                clear_entries(&mut set.read);
+                clear_entries(&mut set.write);
+                Self::clear_jump_cache(set);
+            }
+        }
+        for fetches in &mut self.fetches[bank] {
+            fetches.pages.fill(NO_PAGE);
+        }
     }
 
     /// Drops every translation of every address space.
     pub fn flush_all(&mut self) {
-        self.read = [[EMPTY; ENTRIES]; 4];
-        self.write = [[EMPTY; ENTRIES]; 4];
-        self.fetch = [[EMPTY_FETCH; ENTRIES]; 2];
+        let current = self.current;
+        for bank in (0..BANKS).filter(|&bank| bank != current) {
+            // Cleared when it is used again.
+            self.banks[bank].pcid = None;
+        }
+        self.clear(current);
         self.large.fill(0);
-        self.numbers.fill(0);
-        self.last_number = 0;
-        self.renumber(self.pcid);
     }
 
     /// Drops the translations of the page of `linear`, in all address spaces.
@@ -172,12 +353,24 @@ impl Tlb {
             self.flush_all();
             return;
         }
-        let slot = slot(linear);
-        for set in self.read.iter_mut().chain(&mut self.write) {
-            set[slot] = EMPTY;
-        }
-        for set in &mut self.fetch {
-            set[slot] = EMPTY_FETCH;
+        let page = linear & !0xfff;
+        let data = slot(linear);
+        let fetch = (linear >> 12) as usize & (FETCHES - 1);
+        for bank in 0..BANKS {
+            if self.banks[bank].pcid.is_none() {
+                continue;
+            }
+            for set in &mut self.bank_mut(bank).sets {
+                set.read[data] = Entry { tag: no_tag(data), host: 0 };
+                set.write[data] = Entry { tag: no_tag(data), host: 0 };
+            }
+            for user in [false, true] {
+                let pages = &mut self.fetches[bank][usize::from(user)].pages;
+                if pages[fetch] == page {
+                    pages[fetch] = NO_PAGE;
+                    self.clear_jumps_of(bank, user);
+                }
+            }
         }
     }
 
@@ -189,33 +382,39 @@ impl Tlb {
 
     /// Drops the translations of one process-context identifier.
     pub fn flush_pcid(&mut self, pcid: u16) {
-        self.numbers[usize::from(pcid & 0xfff)] = 0;
-        if pcid == self.pcid {
-            self.renumber(pcid);
+        let Some(bank) = self.banks.iter().position(|bank| bank.pcid == Some(pcid & 0xfff)) else {
+            return;
+        };
+        if bank == self.current {
+            self.clear(bank);
+        } else {
+            self.banks[bank].pcid = None;
         }
     }
 
     /// Switches to `pcid`, keeping what is cached of it.
     pub fn switch(&mut self, pcid: u16) {
         let pcid = pcid & 0xfff;
-        self.pcid = pcid;
-        match self.numbers[usize::from(pcid)] {
-            0 => self.renumber(pcid),
-            number => self.number = u64::from(number),
-        }
+        self.switches += 1;
+        let bank = match self.banks.iter().position(|bank| bank.pcid == Some(pcid)) {
+            Some(bank) => bank,
+            None => {
+                let oldest = (0..BANKS)
+                    .min_by_key(|&bank| (self.banks[bank].pcid.is_some(), self.banks[bank].used))
+                    .unwrap_or(0);
+                self.clear(oldest);
+                self.banks[oldest].pcid = Some(pcid);
+                oldest
+            }
+        };
+        self.banks[bank].used = self.switches;
+        self.current = bank;
     }
+}
 
-    fn renumber(&mut self, pcid: u16) {
-        if self.last_number == LAST_NUMBER {
-            // `flush_all` renumbers the current identifier.
-            self.pcid = pcid;
-            self.flush_all();
-            return;
-        }
-        self.last_number += 1;
-        self.numbers[usize::from(pcid)] = self.last_number;
-        self.number = u64::from(self.last_number);
-    }
+fn clear_entries(entries: &mut [Entry; ENTRIES]) {
+    entries.fill(Entry { tag: 0, host: 0 });
+    entries[0].tag = no_tag(0);
 }
 
 #[cfg(test)]
@@ -224,7 +423,7 @@ mod tests {
 
     #[test]
     fn address_spaces_do_not_see_each_other() {
-        let mut tlb = Box::<Tlb>::default();
+        let mut tlb = Tlb::new().unwrap();
         tlb.switch(1);
         tlb.insert(Tlb::USER, false, 0x1234, 0x8_0000);
         assert_eq!(tlb.lookup_read(Tlb::USER, 0x1238), Some(0x8_0238));
@@ -238,23 +437,54 @@ mod tests {
     }
 
     #[test]
-    fn numbers_wrap_without_reviving_old_entries() {
-        let mut tlb = Box::<Tlb>::default();
-        tlb.switch(5);
-        tlb.insert(Tlb::SUPERVISOR, true, 0x5000, 0x1000);
-        for _ in 0..10_000 {
-            tlb.flush_pcid(5);
+    fn more_address_spaces_than_banks_share_nothing() {
+        let mut tlb = Tlb::new().unwrap();
+        for pcid in 0..100 {
+            tlb.switch(pcid);
             assert_eq!(tlb.lookup_write(Tlb::SUPERVISOR, 0x5000), None);
+            tlb.insert(Tlb::SUPERVISOR, true, 0x5000, 0x1000 * usize::from(pcid));
         }
+        tlb.switch(99);
+        assert_eq!(tlb.lookup_write(Tlb::SUPERVISOR, 0x5000), Some(0x6_3000));
+        tlb.flush_all();
+        tlb.switch(98);
+        assert_eq!(tlb.lookup_write(Tlb::SUPERVISOR, 0x5000), None);
+    }
+
+    #[test]
+    fn empty_entries_match_nothing() {
+        let mut tlb = Tlb::new().unwrap();
+        for page in 0..2 * ENTRIES as u64 {
+            assert_eq!(tlb.lookup_read(Tlb::USER, page << 12), None);
+        }
+        tlb.insert(Tlb::USER, true, 0, 0x1000);
+        tlb.flush_page(0);
+        assert_eq!(tlb.lookup_write(Tlb::USER, 0), None);
+        assert_eq!(tlb.lookup_write(Tlb::USER_ALIGNED, 0), None);
     }
 
     #[test]
     fn protecting_a_page_leaves_reads() {
-        let mut tlb = Box::<Tlb>::default();
+        let mut tlb = Tlb::new().unwrap();
         tlb.insert(Tlb::SUPERVISOR, true, 0x5000, 0x1000);
         tlb.insert(Tlb::SUPERVISOR, false, 0x5000, 0x1000);
         tlb.protect_host_page(0x1000);
         assert_eq!(tlb.lookup_write(Tlb::SUPERVISOR, 0x5000), None);
         assert!(tlb.lookup_read(Tlb::SUPERVISOR, 0x5000).is_some());
+    }
+
+    #[test]
+    fn jumps_go_with_the_fetch_translation_of_their_page() {
+        let mut tlb = Tlb::new().unwrap();
+        let jump = |tlb: &Tlb| tlb.bank(tlb.current).sets[Tlb::USER].jumps[0x10];
+        tlb.set_jump(Tlb::USER, 0x7010, 99);
+        assert_eq!(jump(&tlb).code, 0);
+        tlb.insert_fetch(true, 0x7000, 0, 0, 0);
+        tlb.set_jump(Tlb::USER, 0x7010, 99);
+        assert_eq!(jump(&tlb).code, 99);
+        tlb.flush_page(0x9000);
+        assert_eq!(jump(&tlb).code, 99);
+        tlb.flush_page(0x7000);
+        assert_eq!(jump(&tlb).code, 0);
     }
 }
