@@ -3,13 +3,14 @@
 //! An engine that caches code of a page sets [`PageFlags::CODE`] first. Whoever writes to such a page
 //! increments its version, which makes every engine's cached code of that page stale.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// The flags of all RAM pages, indexed by page number within the RAM file.
 #[derive(Debug)]
 pub struct PageFlags {
     flags: Box<[AtomicU8]>,
     versions: Box<[AtomicU32]>,
+    epoch: AtomicU64,
 }
 
 impl PageFlags {
@@ -20,6 +21,7 @@ impl PageFlags {
         Self {
             flags: (0..pages).map(|_| AtomicU8::new(0)).collect(),
             versions: (0..pages).map(|_| AtomicU32::new(0)).collect(),
+            epoch: AtomicU64::new(0),
         }
     }
 
@@ -49,6 +51,13 @@ impl PageFlags {
     pub fn bump_version(&self, page: usize) {
         if let Some(version) = self.versions.get(page) {
             version.fetch_add(1, Ordering::SeqCst);
+            self.epoch.fetch_add(1, Ordering::SeqCst);
         }
+    }
+
+    /// Changes whenever the version of any page does.
+    #[inline]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 }

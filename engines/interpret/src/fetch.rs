@@ -17,11 +17,15 @@ const MAX_INSTRUCTION: usize = 15;
 /// Most instructions in a block.
 const MAX_BLOCK: usize = 64;
 
-/// One page of code as the host sees it.
-struct CodePage {
-    gpa_page: u64,
-    host_page: usize,
-    ram_page: usize,
+/// One page of code.
+#[derive(Debug, Clone, Copy)]
+pub struct CodePage {
+    /// Guest-physical address.
+    pub gpa_page: u64,
+    /// Host address.
+    pub host_page: usize,
+    /// Page number within RAM.
+    pub ram_page: usize,
 }
 
 impl Cpu {
@@ -63,7 +67,12 @@ impl Cpu {
         }
     }
 
-    fn code_page(&mut self, platform: &mut dyn Platform, linear: u64) -> Result<CodePage, Exit> {
+    /// The page that code at `linear` is fetched from.
+    ///
+    /// # Errors
+    ///
+    /// The fault of the fetch.
+    pub fn code_page(&mut self, platform: &mut dyn Platform, linear: u64) -> Result<CodePage, Exit> {
         let user = self.mode.cpl == 3;
         if let Some(entry) = self.tlb.lookup_fetch(user, linear) {
             let (gpa_page, host_page, ram_page) = (entry.gpa_page, entry.host_page, entry.ram_page);

@@ -3,6 +3,7 @@
 use crate::blocks::Block;
 use crate::cpu::{Cpu, RIP};
 use crate::exit::{Exit, Fault};
+use crate::op::Op;
 use ambos_vcpu::{CpuState, Engine, Platform, Request, Stop};
 use ambos_x86::{RFlags, Vector};
 
@@ -60,7 +61,7 @@ impl Engine for Cpu {
 
 impl Cpu {
     /// Serves what other threads asked for and delivers interrupts.
-    fn look_up(&mut self, platform: &mut dyn Platform) -> Option<Stop> {
+    pub fn look_up(&mut self, platform: &mut dyn Platform) -> Option<Stop> {
         let pending = self.attention.pending();
         self.serve_flush();
         if pending.contains(Request::STOP) {
@@ -88,7 +89,7 @@ impl Cpu {
     }
 
     /// Drops write translations if another vCPU asked for it.
-    pub(crate) fn serve_flush(&mut self) {
+    pub fn serve_flush(&mut self) {
         if self.attention.pending().contains(Request::FLUSH) {
             self.attention.take(Request::FLUSH);
             self.tlb.protect_all();
@@ -97,7 +98,7 @@ impl Cpu {
 
     /// Runs one block, at most `limit` of its instructions.
     #[inline]
-    fn run_block(&mut self, platform: &mut dyn Platform, limit: usize) -> Option<Stop> {
+    pub fn run_block(&mut self, platform: &mut dyn Platform, limit: usize) -> Option<Stop> {
         let block = match self.fetch(platform) {
             Ok(block) => block,
             Err(exit) => return self.leave(platform, exit, None),
@@ -133,6 +134,18 @@ impl Cpu {
             None => block.length,
         };
         self.native.gpr[RIP] = self.mask_rip(self.native.gpr[RIP].wrapping_add(u64::from(length)));
+        None
+    }
+
+    /// Runs one instruction of a block that starts at the instruction pointer, which is set to where
+    /// the guest goes on.
+    pub fn run_op(&mut self, platform: &mut dyn Platform, op: &Op) -> Option<Stop> {
+        if let Err(exit) = (op.run)(self, platform, op) {
+            return self.leave(platform, exit, Some((op.start, op.end)));
+        }
+        self.leave_block = false;
+        self.instructions += 1;
+        self.advance(op.end);
         None
     }
 
@@ -180,7 +193,7 @@ impl Cpu {
 
     /// Runs one instruction with everything that needs a look at each one: interrupt shadow, single
     /// step, breakpoints.
-    fn step_slowly(&mut self, platform: &mut dyn Platform) -> Option<Stop> {
+    pub fn step_slowly(&mut self, platform: &mut dyn Platform) -> Option<Stop> {
         let resume = self.rflags().contains(RFlags::RF);
         if !resume && let Some(hit) = self.instruction_breakpoint() {
             self.debug.dr6 = self.debug.dr6 & !0xf | hit;

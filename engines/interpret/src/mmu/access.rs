@@ -328,7 +328,7 @@ impl Cpu {
         {
             self.leave_block = true;
             // Bounded for those who never take them out.
-            if self.code_writes.len() < 1024 && !self.code_writes.contains(&ram_page) {
+            if self.code_writes.len() < 1024 {
                 self.code_writes.push(ram_page);
             }
         }

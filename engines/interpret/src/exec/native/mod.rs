@@ -174,6 +174,11 @@ pub fn only_computes(instruction: &Instruction) -> bool {
         )
 }
 
+/// Which permission checks an instruction makes before it runs.
+pub fn class_of(instruction: &Instruction) -> Class {
+    build::classify(instruction)
+}
+
 /// A buffer that memory operands are copied to when they cannot be used in place, with room to give
 /// the copy the alignment of the original.
 #[repr(C, align(64))]

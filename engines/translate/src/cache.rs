@@ -1,0 +1,217 @@
+//! Translated blocks: finding them, and dropping those whose code changed.
+
+use crate::build::Built;
+use crate::emit::relative;
+use crate::site::Site;
+use ambos_hostcode::Arena;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// What identifies a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    /// Guest-physical address of the first byte.
+    pub(crate) gpa: u64,
+    /// Linear address of the page, where it is part of the code.
+    pub(crate) linear_page: u64,
+    /// The mode that the code was translated for.
+    pub(crate) mode: u32,
+}
+
+/// Multiplies and folds: keys are few words of well-spread addresses.
+#[derive(Debug, Default)]
+pub(crate) struct FoldHasher(u64);
+
+impl Hasher for FoldHasher {
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 32
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(u64::from(value));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_usize(&mut self, value: usize) {
+        self.write_u64(value as u64);
+    }
+}
+
+type Map<K, V> = HashMap<K, V, BuildHasherDefault<FoldHasher>>;
+
+/// What is known of a place in guest code.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Place {
+    /// Interpreted so far, this many times.
+    Cold(u32),
+    /// Translated, as this block.
+    Block(u32),
+    /// Cannot be translated.
+    Never,
+}
+
+/// A translated block.
+#[derive(Debug)]
+pub(crate) struct Block {
+    pub(crate) key: Key,
+    /// Address of the first host byte and the byte after the last.
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    /// Entry from anywhere, with the linear address in R10.
+    pub(crate) external: u64,
+    /// Entry from a later place in the same page: looks whether something wants attention.
+    pub(crate) polling: u64,
+    /// Entry from an earlier place in the same page.
+    pub(crate) body: u64,
+    leave: u64,
+    /// Linear address of the page, where it is part of the code.
+    pub(crate) linear_page: Option<u64>,
+    /// The guest code changed.
+    pub(crate) stale: bool,
+    map: Vec<(u32, u16)>,
+}
+
+impl Block {
+    /// Offset in its page of the guest instruction that host address `pc` belongs to.
+    pub(crate) fn guest_offset(&self, pc: u64) -> Option<u16> {
+        let offset = u32::try_from(pc.checked_sub(self.start)?).ok()?;
+        let index = self.map.partition_point(|&(start, _)| start <= offset);
+        Some(self.map.get(index.checked_sub(1)?)?.1)
+    }
+}
+
+/// The blocks of one guest page.
+#[derive(Debug)]
+struct Page {
+    version: u32,
+    blocks: Vec<u32>,
+    /// Places that are known otherwise.
+    places: Vec<Key>,
+}
+
+/// All blocks of one vCPU.
+#[derive(Debug, Default)]
+pub(crate) struct Cache {
+    places: Map<Key, Place>,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) sites: Vec<Site>,
+    pages: Map<usize, Page>,
+}
+
+impl Cache {
+    /// What is known of `key`, whose page has code version `version`.
+    #[inline]
+    pub(crate) fn get(&self, key: Key) -> Option<Place> {
+        self.places.get(&key).copied()
+    }
+
+    /// Notes what is known of `key`.
+    pub(crate) fn set(&mut self, key: Key, place: Place) {
+        self.places.insert(key, place);
+    }
+
+    /// Adds a block whose code lies at `start`; returns its number.
+    pub(crate) fn add(
+        &mut self,
+        key: Key,
+        absolute: bool,
+        page: (usize, u32),
+        start: u64,
+        length: usize,
+        built: Built,
+    ) -> u32 {
+        let number = self.blocks.len() as u32;
+        let [external, polling, body] = built.entries.map(|offset| start + u64::from(offset));
+        self.blocks.push(Block {
+            key,
+            start,
+            end: start + length as u64,
+            external,
+            polling,
+            body,
+            leave: start + u64::from(built.leave),
+            linear_page: absolute.then_some(key.linear_page),
+            stale: false,
+            map: built.map,
+        });
+        self.sites.extend(built.sites);
+        let (ram_page, version) = page;
+        let page = self
+            .pages
+            .entry(ram_page)
+            .or_insert_with(|| Page { version, blocks: Vec::new(), places: Vec::new() });
+        page.blocks.push(number);
+        self.places.insert(key, Place::Block(number));
+        number
+    }
+
+    /// Notes a place of a page that cannot be translated, until the page changes.
+    pub(crate) fn add_never(&mut self, key: Key, page: (usize, u32)) {
+        let (ram_page, version) = page;
+        self.places.insert(key, Place::Never);
+        self.pages
+            .entry(ram_page)
+            .or_insert_with(|| Page { version, blocks: Vec::new(), places: Vec::new() })
+            .places
+            .push(key);
+    }
+
+    /// The block that host address `pc` belongs to.
+    pub(crate) fn block_at(&self, pc: u64) -> Option<u32> {
+        let index = self.blocks.partition_point(|block| block.start <= pc).checked_sub(1)?;
+        (pc < self.blocks[index].end).then_some(index as u32)
+    }
+
+    /// Drops the blocks of a page; returns how many. Jumps to them from outside the page must be
+    /// dropped as well.
+    pub(crate) fn invalidate(&mut self, arena: &mut Arena, ram_page: usize) -> u64 {
+        let Some(page) = self.pages.remove(&ram_page) else { return 0 };
+        for key in &page.places {
+            self.places.remove(key);
+        }
+        for &number in &page.blocks {
+            let block = &mut self.blocks[number as usize];
+            block.stale = true;
+            if let Some(Place::Block(current)) = self.places.get(&block.key)
+                && *current == number
+            {
+                self.places.remove(&block.key);
+            }
+            for entry in [block.body, block.polling] {
+                let mut jump = [0xe9, 0, 0, 0, 0];
+                jump[1..].copy_from_slice(&relative(entry + 1, block.leave));
+                let patched = arena.patch(entry as usize, &jump);
+                debug_assert!(patched, "a block lies in the arena");
+            }
+        }
+        page.blocks.len() as u64
+    }
+
+    /// The pages whose code version is not `version` of them any more.
+    pub(crate) fn changed_pages(&self, version: impl Fn(usize) -> u32) -> Vec<usize> {
+        self.pages
+            .iter()
+            .filter(|&(&ram_page, page)| version(ram_page) != page.version)
+            .map(|(&ram_page, _)| ram_page)
+            .collect()
+    }
+
+    /// Whether the page has blocks, or knowledge of places, from another version.
+    pub(crate) fn is_outdated(&self, ram_page: usize, version: u32) -> bool {
+        self.pages.get(&ram_page).is_some_and(|page| page.version != version)
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}

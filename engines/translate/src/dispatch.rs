@@ -1,0 +1,650 @@
+//! The loop between blocks: what runs next, and what each exit of translated code wants.
+
+use crate::build::{self, Source};
+use crate::cache::{Cache, Key, Place};
+use crate::emit::Code;
+use crate::layout::{Head, SetLayout, Slots};
+use crate::native::SharedHead;
+use crate::site::Kind;
+use crate::statistics::Statistics;
+use crate::stubs::{self, Stubs};
+use ambos_hostcode::guard::GuardedArea;
+use ambos_hostcode::{Arena, ArenaError, HostFault, Windows, mem, signals};
+use ambos_interpret::Cpu;
+use ambos_interpret::cpu::RIP;
+use ambos_interpret::exec::native::Class;
+use ambos_interpret::exit::Exit;
+use ambos_interpret::mmu::{Access, BANKS, Bank, HostRange, SETS, Tlb, is_canonical};
+use ambos_memory::{GuestRam, PageFlags};
+use ambos_vcpu::{Attention, CpuState, Engine, Platform, Stop};
+use ambos_x86::{RFlags, Vector, gpr, xstate};
+use std::rc::Rc;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// Bits of a linear address that find an entry in a jump cache.
+const JUMP_MASK: u64 = ambos_interpret::mmu::JUMPS as u64 - 1;
+
+/// Why there is no translator.
+#[derive(Debug, Error)]
+pub enum TranslatorError {
+    /// The host refused memory.
+    #[error(transparent)]
+    Memory(#[from] ArenaError),
+    /// The host's processor or kernel lacks something that generated code needs.
+    #[error("the host does not offer {0}, which translated code needs")]
+    Host(&'static str),
+    /// A signal stack could not be had.
+    #[error("cannot prepare the thread for translated code")]
+    Thread(#[source] std::io::Error),
+    /// Too many code caches in one process.
+    #[error("too many code caches in one process")]
+    Areas,
+}
+
+/// How a translator works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Bytes of generated code that are kept.
+    pub code_cache: usize,
+    /// How often the interpreter runs a block before it is translated.
+    pub threshold: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { code_cache: 64 << 20, threshold: 12 }
+    }
+}
+
+/// One vCPU that translates.
+#[derive(Debug)]
+pub struct Translator {
+    // Configuration.
+    options: Options,
+    stubs: Stubs,
+    /// Bytes of the stubs in the arena.
+    stubs_size: usize,
+    sets: [SetLayout; SETS],
+    attention_address: u64,
+
+    // Book-keeping.
+    cache: Cache,
+    statistics: Statistics,
+    /// The epoch of the code versions that `cache` is current for.
+    epoch: u64,
+    /// The mode for which each jump cache is filled.
+    jump_modes: [[u32; SETS]; BANKS],
+    /// Control registers and the permissions computed from them.
+    permissions: ([u64; 3], u32),
+
+    // Dependencies.
+    _guard: GuardedArea,
+    arena: Arena,
+    head: SharedHead,
+    code: CodeBuffer,
+}
+
+/// The buffer that blocks are built in.
+struct CodeBuffer(Code);
+
+impl std::fmt::Debug for CodeBuffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CodeBuffer")
+    }
+}
+
+/// How the run goes on after an exit.
+enum Next {
+    /// In translated code, with the state as the exit left it.
+    Continue(u64),
+    /// In translated code, with the state of the vCPU.
+    Resume(u64),
+    /// With a look at what is to be done, at an instruction boundary.
+    Boundary,
+    /// Not at all.
+    Stop(Stop),
+}
+
+impl Translator {
+    /// A vCPU in its reset state. It must stay on the thread that runs it first.
+    ///
+    /// # Errors
+    ///
+    /// [`TranslatorError`] if the host lacks what generated code needs.
+    pub fn new(
+        ram: Arc<GuestRam>,
+        attention: Arc<Attention>,
+        options: Options,
+    ) -> Result<Self, TranslatorError> {
+        if !std::is_x86_feature_detected!("bmi2") {
+            return Err(TranslatorError::Host("the BMI2 instructions"));
+        }
+        if !signals::has_segment_base_instructions() {
+            return Err(TranslatorError::Host("the FSGSBASE instructions"));
+        }
+        let windows = Arc::new(Windows::new(size_of::<Head>(), size_of::<Bank>(), BANKS)?);
+        let attention_address = std::ptr::from_ref(attention.word()) as u64;
+        let mut cpu = Cpu::new(ram, attention)?;
+        cpu.tlb = Box::new(Tlb::in_windows(Arc::clone(&windows)));
+        let slots = Slots {
+            jump_mask: JUMP_MASK,
+            host_mxcsr: xstate::MXCSR_RESET,
+            ..Slots::default()
+        };
+        let head_size = windows.head_size();
+        let mut head = SharedHead::new(Head { slots, cpu }, windows);
+        let mut arena = Arena::new(options.code_cache.max(1 << 20))?;
+        let mut code = Code::new();
+        code.start(arena.next_address() as u64);
+        let stubs = stubs::generate(&mut code);
+        if arena.push(&code.bytes).is_none() {
+            return Err(TranslatorError::Areas);
+        }
+        head.slots.frame.recover = stubs.fault as usize;
+        #[expect(unsafe_code, reason = "faults of generated code come back through its frame")]
+        // SAFETY: the frame lies in the head, which outlives the guard (fields are dropped in order)
+        // and is not accessed while code of the arena runs; the fault stub resumes from any state.
+        let guard = unsafe {
+            GuardedArea::with_frame(arena.start(), arena.size(), &raw mut head.slots.frame)
+        };
+        let guard = guard.ok_or(TranslatorError::Areas)?;
+        Ok(Self {
+            options,
+            stubs,
+            stubs_size: arena.used(),
+            sets: std::array::from_fn(|set| SetLayout::new(head_size, set)),
+            attention_address,
+            cache: Cache::default(),
+            statistics: Statistics::default(),
+            epoch: 0,
+            jump_modes: [[0; SETS]; BANKS],
+            permissions: ([u64::MAX; 3], 0),
+            _guard: guard,
+            arena,
+            head,
+            code: CodeBuffer(code),
+        })
+    }
+
+    /// What the translator did so far.
+    pub fn statistics(&self) -> Statistics {
+        self.statistics
+    }
+
+    /// The mode that code is translated for, or `None` where it is not translated.
+    #[inline]
+    fn mode(&mut self) -> Option<u32> {
+        let cpu = &self.head.cpu;
+        if !cpu.is_64bit() || cpu.mmu_index >= SETS {
+            return None;
+        }
+        let control = [cpu.control.cr0, cpu.control.cr4, cpu.control.xcr0];
+        if self.permissions.0 != control {
+            let bit = |class, bit: u32| u32::from(cpu.check_class(class).is_ok()) << bit;
+            let bits = bit(Class::Sse, 0) | bit(Class::Avx, 1) | bit(Class::Avx512, 2);
+            self.permissions = (control, bits);
+        }
+        Some(self.permissions.1 << 4 | 8 | cpu.mmu_index as u32)
+    }
+
+    /// The block at the instruction pointer, if it is translated or becomes so now.
+    fn find(&mut self, platform: &mut dyn Platform) -> Option<u32> {
+        let mode = self.mode()?;
+        let rip = self.head.cpu.native.gpr[RIP];
+        let Ok(page) = self.head.cpu.code_page(platform, rip) else { return None };
+        let version = self.head.cpu.ram.page_flags().version(page.ram_page);
+        let absolute = self.head.cpu.mode.cpl != 3;
+        let key = Key {
+            gpa: page.gpa_page | rip & 0xfff,
+            linear_page: if absolute { rip & !0xfff } else { 0 },
+            mode,
+        };
+        let count = match self.cache.get(key) {
+            Some(Place::Block(block)) => return Some(block),
+            Some(Place::Never) => return None,
+            Some(Place::Cold(count)) => count + 1,
+            None => 1,
+        };
+        if count <= self.options.threshold {
+            self.cache.set(key, Place::Cold(count));
+            return None;
+        }
+        // From here on writes to the page are noticed; only then may its bytes be read.
+        let flags = Arc::clone(&self.head.cpu.ram);
+        if flags.page_flags().set(page.ram_page, PageFlags::CODE) & PageFlags::CODE == 0 {
+            self.head.cpu.tlb.protect_host_page(page.host_page);
+            platform.flush_others();
+            // Others may have waited for this vCPU meanwhile.
+            self.head.cpu.serve_flush();
+        }
+        if self.cache.is_outdated(page.ram_page, version) {
+            self.invalidate(page.ram_page);
+        }
+        self.translate(key, absolute, page.host_page, (page.ram_page, version))
+    }
+
+    fn translate(
+        &mut self,
+        key: Key,
+        absolute: bool,
+        host_page: usize,
+        page: (usize, u32),
+    ) -> Option<u32> {
+        let mut bytes = [0; 0x1000];
+        #[expect(unsafe_code, reason = "guest RAM is shared with other vCPUs")]
+        // SAFETY: `host_page` is a mapped page of guest RAM.
+        unsafe {
+            mem::copy_from(host_page, &mut bytes);
+        }
+        for attempt in 0..2 {
+            let source = Source {
+                page: &bytes,
+                linear: self.head.cpu.native.gpr[RIP],
+                absolute,
+                block: self.cache.blocks.len() as u32,
+                first_site: self.cache.sites.len() as u32,
+                attention: self.attention_address,
+            };
+            let set = self.sets[self.head.cpu.mmu_index];
+            let start = self.arena.next_address() as u64;
+            self.code.0.start(start);
+            let built = build::build(
+                &mut self.code.0,
+                &mut self.head.cpu,
+                &mut self.statistics,
+                self.stubs,
+                set,
+                &source,
+            );
+            let Some(built) = built else {
+                self.cache.add_never(key, page);
+                return None;
+            };
+            if self.arena.push(&self.code.0.bytes).is_some() {
+                self.statistics.blocks += 1;
+                self.statistics.instructions += u64::from(built.instructions);
+                self.statistics.guest_bytes += u64::from(built.guest_bytes);
+                self.statistics.host_bytes += self.code.0.bytes.len() as u64;
+                let length = self.code.0.bytes.len();
+                return Some(self.cache.add(key, absolute, page, start, length, built));
+            }
+            if attempt == 0 {
+                self.flush();
+            }
+        }
+        None
+    }
+
+    /// Drops all translated code.
+    fn flush(&mut self) {
+        self.statistics.flushes += 1;
+        self.cache.clear();
+        self.arena.truncate(self.stubs_size);
+        self.head.cpu.tlb.clear_all_jumps();
+    }
+
+    fn invalidate(&mut self, ram_page: usize) {
+        let dropped = self.cache.invalidate(&mut self.arena, ram_page);
+        if dropped != 0 {
+            self.statistics.invalidated += dropped;
+            self.head.cpu.tlb.clear_all_jumps();
+        }
+    }
+
+    /// Drops blocks whose guest code was written to.
+    #[inline]
+    fn keep_current(&mut self) {
+        let epoch = self.head.cpu.ram.page_flags().epoch();
+        if epoch != self.epoch {
+            self.drop_changed(epoch);
+        }
+    }
+
+    #[cold]
+    fn drop_changed(&mut self, epoch: u64) {
+        let own = std::mem::take(&mut self.head.cpu.code_writes);
+        let by_others = epoch.wrapping_sub(self.epoch) != own.len() as u64;
+        self.epoch = epoch;
+        for ram_page in own {
+            self.invalidate(ram_page);
+        }
+        if by_others {
+            let ram = Arc::clone(&self.head.cpu.ram);
+            for ram_page in self.cache.changed_pages(|page| ram.page_flags().version(page)) {
+                self.invalidate(ram_page);
+            }
+        }
+    }
+
+    /// Whether the guest can go on without a look at what is to be done.
+    #[inline]
+    fn undisturbed(&self) -> bool {
+        !self.head.cpu.slow && self.head.cpu.attention.pending().is_empty()
+    }
+
+    /// Enters translated code at `pc`; returns the site where it left.
+    fn execute(&mut self, pc: u64) -> u32 {
+        self.statistics.entries += 1;
+        self.head.slots.target = pc;
+        let bank = self.head.cpu.tlb.current_bank();
+        self.head.enter(self.stubs.enter, bank);
+        self.head.slots.site as u32
+    }
+
+    /// Takes the flags from where an exit left them.
+    fn take_flags(&mut self) {
+        let word = self.head.slots.flags;
+        self.set_arithmetic_flags(word);
+    }
+
+    fn set_arithmetic_flags(&mut self, word: u64) {
+        let arithmetic = word >> 8 & 0xd5 | (word & 1) << 11;
+        let rflags = &mut self.head.cpu.native.rflags;
+        *rflags = *rflags & !0x8d5 | arithmetic;
+    }
+
+    /// Makes the state of the vCPU that of translated code.
+    fn give_state(&mut self) {
+        let rflags = self.head.cpu.native.rflags;
+        self.head.slots.flags = rflags >> 11 & 1 | (rflags & 0xd5 | 2) << 8;
+        let gpr = &self.head.cpu.native.gpr;
+        self.head.slots.scratch = [gpr[gpr::R10], gpr[gpr::R11]];
+    }
+
+    /// The linear address of the page that a block runs in.
+    fn page_of(&self, block: u32) -> u64 {
+        self.cache.blocks[block as usize].linear_page.unwrap_or(self.head.slots.code_base)
+    }
+
+    /// The entry of the block at the instruction pointer for code that came through a jump cache,
+    /// which remembers it.
+    fn enter_from_anywhere(&mut self, block: u32) -> u64 {
+        let set = self.head.cpu.mmu_index;
+        let bank = self.head.cpu.tlb.current_bank();
+        let rip = self.head.cpu.native.gpr[RIP];
+        let Block { external, mode } = {
+            let block = &self.cache.blocks[block as usize];
+            Block { external: block.external, mode: block.key.mode }
+        };
+        if self.jump_modes[bank][set] != mode {
+            self.jump_modes[bank][set] = mode;
+            self.head.cpu.tlb.clear_jumps(set);
+        }
+        self.head.cpu.tlb.set_jump(set, rip, external as usize);
+        self.head.slots.scratch[0] = rip;
+        external
+    }
+
+    /// Serves an exit.
+    fn serve(&mut self, platform: &mut dyn Platform, site: u32) -> Next {
+        let Some(site) = self.cache.sites.get(site as usize) else {
+            return self.serve_fault(platform);
+        };
+        let (block, offset) = (site.block, site.offset);
+        let base = self.page_of(block);
+        match site.kind {
+            Kind::Entry => {
+                self.statistics.polls += 1;
+                self.take_flags();
+                self.head.cpu.native.gpr[RIP] = base.wrapping_add(u64::from(offset));
+                Next::Boundary
+            }
+            Kind::Link { patch, target } => {
+                self.take_flags();
+                self.head.cpu.native.gpr[RIP] = base.wrapping_add(target);
+                if !self.undisturbed() {
+                    return Next::Boundary;
+                }
+                self.keep_current();
+                let Some(found) = self.find(platform) else { return Next::Boundary };
+                let backward = target <= u64::from(offset);
+                let next = &self.cache.blocks[found as usize];
+                let entry = if backward { next.polling } else { next.body };
+                // Translation may have flushed everything, and the page's code may have changed.
+                let valid = self.cache.blocks.get(block as usize).is_some_and(|from| {
+                    !from.stale && from.start < patch && patch < from.end
+                });
+                if !valid {
+                    return Next::Boundary;
+                }
+                self.statistics.links += 1;
+                let displacement = crate::emit::relative(patch, entry);
+                self.arena.patch(patch as usize, &displacement);
+                Next::Continue(entry)
+            }
+            Kind::Indirect { stack } => {
+                self.statistics.indirect_misses += 1;
+                self.take_flags();
+                let target = self.head.slots.scratch[0];
+                if !is_canonical(target) {
+                    // The instruction must fault: run it again.
+                    let rsp = &mut self.head.cpu.native.gpr[gpr::RSP];
+                    *rsp = rsp.wrapping_sub(stack as u64);
+                    return self.interpret_at(platform, base.wrapping_add(u64::from(offset)));
+                }
+                self.head.cpu.native.gpr[RIP] = target;
+                if !self.undisturbed() {
+                    return Next::Boundary;
+                }
+                self.keep_current();
+                match self.find(platform) {
+                    Some(found) => Next::Continue(self.enter_from_anywhere(found)),
+                    None => Next::Boundary,
+                }
+            }
+            Kind::Miss { in_r11, size, write, flags_in_rax, retry } => {
+                self.statistics.tlb_misses += 1;
+                let (next, length) = (site.next, site.length);
+                let linear = self.head.slots.scratch[usize::from(in_r11)];
+                let outcome = self.fill(platform, linear, usize::from(size), write);
+                if outcome == Filled::Yes && !self.cache.blocks[block as usize].stale {
+                    return Next::Continue(retry);
+                }
+                if flags_in_rax {
+                    self.set_arithmetic_flags(self.head.cpu.native.gpr[gpr::RAX]);
+                    self.head.cpu.native.gpr[gpr::RAX] = self.head.slots.saved_rax;
+                } else {
+                    self.take_flags();
+                }
+                let rip = base.wrapping_add(u64::from(offset));
+                if let Filled::Fault(fault) = outcome {
+                    self.head.cpu.native.gpr[RIP] = rip;
+                    return match self.head.cpu.deliver_fault(platform, fault) {
+                        Some(stop) => Next::Stop(stop),
+                        None => Next::Boundary,
+                    };
+                }
+                self.statistics.memory_interpreted += 1;
+                match self.interpret_at(platform, rip) {
+                    Next::Boundary => {
+                        let expected = rip.wrapping_add(u64::from(length));
+                        self.resume_if(block, expected, next)
+                    }
+                    other => other,
+                }
+            }
+            Kind::Interpret { ref op, resume } => {
+                self.statistics.handled += 1;
+                let op = Rc::clone(op);
+                self.take_flags();
+                let start = offset - op.start;
+                let rip = base.wrapping_add(u64::from(start));
+                self.head.cpu.native.gpr[RIP] = rip;
+                let mode = self.mode();
+                if let Some(stop) = self.head.cpu.run_op(platform, &op) {
+                    return Next::Stop(stop);
+                }
+                match resume {
+                    Some(pc) if self.mode() == mode => {
+                        self.resume_if(block, rip.wrapping_add(u64::from(op.end)), pc)
+                    }
+                    _ => Next::Boundary,
+                }
+            }
+        }
+    }
+
+    /// Goes on in translated code at `pc` if the guest is where it is expected.
+    fn resume_if(&mut self, block: u32, expected: u64, pc: u64) -> Next {
+        if self.head.cpu.native.gpr[RIP] != expected || !self.undisturbed() {
+            return Next::Boundary;
+        }
+        self.keep_current();
+        if self.cache.blocks[block as usize].stale {
+            return Next::Boundary;
+        }
+        Next::Resume(pc)
+    }
+
+    /// Lets the interpreter run the instruction at `rip`.
+    fn interpret_at(&mut self, platform: &mut dyn Platform, rip: u64) -> Next {
+        self.head.cpu.native.gpr[RIP] = rip;
+        match self.head.cpu.run_block(platform, 1) {
+            Some(stop) => Next::Stop(stop),
+            None => Next::Boundary,
+        }
+    }
+
+    /// Enters the translation of a memory operand into the TLB.
+    fn fill(
+        &mut self,
+        platform: &mut dyn Platform,
+        linear: u64,
+        size: usize,
+        write: bool,
+    ) -> Filled {
+        if (linear & 0xfff) as usize + size > 0x1000 {
+            return Filled::No;
+        }
+        let cpu = &mut self.head.cpu;
+        let set = cpu.mmu_index;
+        let access = Access { write, user: cpu.mode.cpl == 3, ..Access::default() };
+        let resolved = cpu.resolve(platform, linear, size, set, access);
+        let outcome = match resolved {
+            Ok(HostRange::Ram(_)) => {
+                let cached = if write {
+                    cpu.tlb.lookup_write(set, linear)
+                } else {
+                    cpu.tlb.lookup_read(set, linear)
+                };
+                if cached.is_some() { Filled::Yes } else { Filled::No }
+            }
+            Err(Exit::Fault(fault)) if fault.vector == Vector::PageFault => Filled::Fault(fault),
+            _ => Filled::No,
+        };
+        cpu.leave_block = false;
+        self.keep_current();
+        outcome
+    }
+
+    /// Serves a fault of the host in translated code: the interpreter runs the instruction, and
+    /// faults as the guest must see it.
+    fn serve_fault(&mut self, platform: &mut dyn Platform) -> Next {
+        self.statistics.host_faults += 1;
+        self.take_flags();
+        let frame = &self.head.slots.frame;
+        let (pc, fault) = (frame.fault_code as u64, frame.host_fault());
+        let found = self
+            .cache
+            .block_at(pc)
+            .and_then(|block| Some((block, self.cache.blocks[block as usize].guest_offset(pc)?)));
+        let Some((block, offset)) = found else {
+            platform.unserved().record("host fault outside translated blocks", pc, &[]);
+            return Next::Boundary;
+        };
+        let rip = self.page_of(block).wrapping_add(u64::from(offset));
+        if let Some(HostFault::Memory { address }) = fault {
+            let what = format!("host fault of a translated memory operand at {address:#x}");
+            platform.unserved().record(what, rip, &[]);
+        }
+        self.interpret_at(platform, rip)
+    }
+
+    /// Runs translated code from the block `block` at the instruction pointer until it wants a
+    /// look at what is to be done.
+    fn run_translated(&mut self, platform: &mut dyn Platform, block: u32) -> Option<Stop> {
+        self.give_state();
+        let mut pc = self.enter_from_anywhere(block);
+        if !self.undisturbed() {
+            // What wants attention cannot be served yet: go on without polling for it.
+            let block = &self.cache.blocks[block as usize];
+            pc = block.body;
+            self.head.slots.code_base = self.head.cpu.native.gpr[RIP] & !0xfff;
+        }
+        loop {
+            let site = self.execute(pc);
+            match self.serve(platform, site) {
+                Next::Continue(next) => pc = next,
+                Next::Resume(next) => {
+                    self.give_state();
+                    pc = next;
+                }
+                Next::Boundary => return None,
+                Next::Stop(stop) => return Some(stop),
+            }
+        }
+    }
+}
+
+/// A block's entry and mode.
+struct Block {
+    external: u64,
+    mode: u32,
+}
+
+/// Whether the TLB has a translation now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Filled {
+    Yes,
+    No,
+    Fault(ambos_interpret::exit::Fault),
+}
+
+impl Engine for Translator {
+    fn state(&self) -> CpuState {
+        self.head.cpu.save_state()
+    }
+
+    fn set_state(&mut self, state: &CpuState) {
+        self.head.cpu.load_state(state);
+    }
+
+    fn run(&mut self, platform: &mut dyn Platform, budget: Option<u64>) -> Stop {
+        if budget.is_some() || signals::prepare_thread().is_err() {
+            return self.head.cpu.run(platform, budget);
+        }
+        loop {
+            if !self.undisturbed() {
+                if let Some(stop) = self.head.cpu.look_up(platform) {
+                    return stop;
+                }
+                if self.head.cpu.slow {
+                    if let Some(stop) = self.head.cpu.step_slowly(platform) {
+                        return stop;
+                    }
+                    continue;
+                }
+            }
+            self.keep_current();
+            let stop = match self.find(platform) {
+                Some(block) => self.run_translated(platform, block),
+                None => {
+                    self.statistics.cold_blocks += 1;
+                    self.head.cpu.run_block(platform, usize::MAX)
+                }
+            };
+            if let Some(stop) = stop {
+                return stop;
+            }
+        }
+    }
+
+    fn interrupts_enabled(&self) -> bool {
+        self.head.cpu.rflags().contains(RFlags::IF)
+    }
+
+    fn instructions(&self) -> u64 {
+        self.head.cpu.instructions
+    }
+}

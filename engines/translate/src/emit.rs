@@ -1,0 +1,259 @@
+//! Writing host instructions: templates by hand, guest instructions through the encoder.
+
+use iced_x86::{Encoder, Instruction};
+
+/// Host register numbers.
+pub(crate) mod reg {
+    pub(crate) const RAX: u8 = 0;
+    pub(crate) const RCX: u8 = 1;
+    pub(crate) const RSP: u8 = 4;
+    pub(crate) const RBP: u8 = 5;
+    pub(crate) const R10: u8 = 10;
+    pub(crate) const R11: u8 = 11;
+}
+
+/// A memory operand of a template.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Mem {
+    /// `gs:[disp]`.
+    Gs(i32),
+    /// `gs:[base + disp]`.
+    GsBase(u8, i32),
+    /// `gs:[index * 8 + disp]`.
+    GsIndex8(u8, i32),
+    /// `[base + disp]`.
+    Base(u8, i32),
+    /// `[base + index]`.
+    Sum(u8, u8),
+}
+
+/// Code being generated, with the address where it will run.
+pub(crate) struct Code {
+    pub(crate) bytes: Vec<u8>,
+    base: u64,
+    encoder: Encoder,
+}
+
+impl Code {
+    pub(crate) fn new() -> Self {
+        Self { bytes: Vec::with_capacity(4096), base: 0, encoder: Encoder::new(64) }
+    }
+
+    /// Starts anew for code that will run at `base`.
+    pub(crate) fn start(&mut self, base: u64) {
+        self.bytes.clear();
+        self.base = base;
+    }
+
+    /// Where the next byte will be.
+    pub(crate) fn here(&self) -> u64 {
+        self.base + self.bytes.len() as u64
+    }
+
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Encodes an instruction; `false`, with nothing written, if it cannot be.
+    pub(crate) fn instruction(&mut self, instruction: &Instruction) -> bool {
+        self.encoder.set_buffer(std::mem::take(&mut self.bytes));
+        let here = self.base;
+        let length = self.encoder.encode(instruction, here);
+        self.bytes = self.encoder.take_buffer();
+        if length.is_err() {
+            return false;
+        }
+        true
+    }
+
+    fn operand(&mut self, reg: u8, mem: Mem) {
+        let reg = (reg & 7) << 3;
+        match mem {
+            Mem::Gs(disp) => {
+                self.raw(&[0x04 | reg, 0x25]);
+                self.raw(&disp.to_le_bytes());
+            }
+            Mem::GsIndex8(index, disp) => {
+                self.raw(&[0x04 | reg, 0xc5 | (index & 7) << 3]);
+                self.raw(&disp.to_le_bytes());
+            }
+            Mem::GsBase(base, disp) | Mem::Base(base, disp) => {
+                let small = i8::try_from(disp);
+                let mode = if small.is_ok() { 0x40 } else { 0x80 };
+                self.raw(&[mode | reg | base & 7]);
+                if base & 7 == 4 {
+                    self.raw(&[0x24]);
+                }
+                match small {
+                    Ok(disp) => self.raw(&disp.to_le_bytes()),
+                    Err(_) => self.raw(&disp.to_le_bytes()),
+                }
+            }
+            Mem::Sum(base, index) => {
+                // A displacement of zero serves every base register.
+                self.raw(&[0x44 | reg, (index & 7) << 3 | base & 7, 0]);
+            }
+        }
+    }
+
+    fn rex(reg: u8, mem: Mem, wide: bool) -> u8 {
+        let (base, index) = match mem {
+            Mem::Gs(_) => (0, 0),
+            Mem::GsBase(base, _) | Mem::Base(base, _) => (base, 0),
+            Mem::GsIndex8(index, _) => (0, index),
+            Mem::Sum(base, index) => (base, index),
+        };
+        0x40 | u8::from(wide) << 3 | (reg >> 3) << 2 | (index >> 3) << 1 | base >> 3
+    }
+
+    fn prefix(&mut self, mem: Mem) {
+        if matches!(mem, Mem::Gs(_) | Mem::GsBase(..) | Mem::GsIndex8(..)) {
+            self.raw(&[0x65]);
+        }
+    }
+
+    /// `opcode reg, mem` with 64- (`wide`) or 32-bit operands.
+    pub(crate) fn op(&mut self, wide: bool, opcode: &[u8], reg: u8, mem: Mem) {
+        self.prefix(mem);
+        let rex = Self::rex(reg, mem, wide);
+        if rex != 0x40 {
+            self.raw(&[rex]);
+        }
+        self.raw(opcode);
+        self.operand(reg, mem);
+    }
+
+    pub(crate) fn load(&mut self, reg: u8, mem: Mem) {
+        self.op(true, &[0x8b], reg, mem);
+    }
+
+    pub(crate) fn store(&mut self, mem: Mem, reg: u8) {
+        self.op(true, &[0x89], reg, mem);
+    }
+
+    /// Stores a sign-extended immediate as 64 bits.
+    pub(crate) fn store_imm(&mut self, mem: Mem, value: i32) {
+        self.op(true, &[0xc7], 0, mem);
+        self.raw(&value.to_le_bytes());
+    }
+
+    pub(crate) fn lea(&mut self, reg: u8, mem: Mem) {
+        self.op(true, &[0x8d], reg, mem);
+    }
+
+    /// `mov to, from`.
+    pub(crate) fn copy(&mut self, to: u8, from: u8) {
+        self.raw(&[0x48 | (from >> 3) << 2 | to >> 3, 0x89, 0xc0 | (from & 7) << 3 | to & 7]);
+    }
+
+    /// Loads a constant without touching flags.
+    pub(crate) fn constant(&mut self, reg: u8, value: u64) {
+        if let Ok(value) = u32::try_from(value) {
+            if reg >= 8 {
+                self.raw(&[0x41]);
+            }
+            self.raw(&[0xb8 | reg & 7]);
+            self.raw(&value.to_le_bytes());
+        } else if let Ok(value) = i32::try_from(value as i64) {
+            self.raw(&[0x48 | reg >> 3, 0xc7, 0xc0 | reg & 7]);
+            self.raw(&value.to_le_bytes());
+        } else {
+            self.raw(&[0x48 | reg >> 3, 0xb8 | reg & 7]);
+            self.raw(&value.to_le_bytes());
+        }
+    }
+
+    /// `rorx to, from, count`.
+    pub(crate) fn rorx(&mut self, to: u8, from: u8, count: u8) {
+        let r = if to >= 8 { 0 } else { 0x80 };
+        let b = if from >= 8 { 0 } else { 0x20 };
+        self.raw(&[0xc4, r | 0x40 | b | 3, 0xfb, 0xf0, 0xc0 | (to & 7) << 3 | from & 7, count]);
+    }
+
+    /// `pext to, from, gs:[disp]`.
+    pub(crate) fn pext(&mut self, to: u8, from: u8, disp: i32) {
+        let r = if to >= 8 { 0 } else { 0x80 };
+        let vvvv = (!from & 0xf) << 3;
+        self.raw(&[0x65, 0xc4, r | 0x60 | 2, 0x82 | vvvv, 0xf5]);
+        self.operand(to, Mem::Gs(disp));
+    }
+
+    /// `and reg, value` on 32 bits: changes flags.
+    pub(crate) fn and32(&mut self, reg: u8, value: u32) {
+        if reg >= 8 {
+            self.raw(&[0x41]);
+        }
+        self.raw(&[0x81, 0xe0 | reg & 7]);
+        self.raw(&value.to_le_bytes());
+    }
+
+    /// `cmp reg, value` on 64 bits.
+    pub(crate) fn cmp(&mut self, reg: u8, value: i32) {
+        self.raw(&[0x48 | reg >> 3, 0x81, 0xf8 | reg & 7]);
+        self.raw(&value.to_le_bytes());
+    }
+
+    /// `jmp target`; returns the address of the displacement.
+    pub(crate) fn jump(&mut self, target: u64) -> u64 {
+        self.raw(&[0xe9]);
+        self.displacement(target)
+    }
+
+    /// `jcc target`; returns the address of the displacement.
+    pub(crate) fn jump_if(&mut self, condition: u8, target: u64) -> u64 {
+        self.raw(&[0x0f, 0x80 | condition]);
+        self.displacement(target)
+    }
+
+    fn displacement(&mut self, target: u64) -> u64 {
+        let at = self.here();
+        self.raw(&relative(at, target));
+        at
+    }
+
+    /// Lets the displacement at address `at`, written before, lead to `target`.
+    pub(crate) fn bind(&mut self, at: u64, target: u64) {
+        let index = (at - self.base) as usize;
+        self.bytes[index..index + 4].copy_from_slice(&relative(at, target));
+    }
+}
+
+/// The displacement at address `at` that leads to `target`.
+pub(crate) fn relative(at: u64, target: u64) -> [u8; 4] {
+    (target.wrapping_sub(at + 4) as i32).to_le_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
+
+    fn text(build: impl FnOnce(&mut Code)) -> String {
+        let mut code = Code::new();
+        code.start(0x1000);
+        build(&mut code);
+        let mut decoder = Decoder::with_ip(64, &code.bytes, 0x1000, DecoderOptions::NONE);
+        let mut formatter = GasFormatter::new();
+        let mut text = String::new();
+        while decoder.can_decode() {
+            formatter.format(&decoder.decode(), &mut text);
+            text.push(';');
+        }
+        text
+    }
+
+    #[test]
+    fn templates_decode_as_meant() {
+        assert_eq!(text(|c| c.load(11, Mem::Gs(0x40))), "mov %gs:0x40,%r11;");
+        assert_eq!(text(|c| c.store(Mem::Gs(0x40), 4)), "mov %rsp,%gs:0x40;");
+        assert_eq!(text(|c| c.load(3, Mem::Sum(10, 11))), "mov (%r10,%r11),%rbx;");
+        assert_eq!(text(|c| c.lea(4, Mem::Base(4, -8))), "lea -8(%rsp),%rsp;");
+        assert_eq!(text(|c| c.load(1, Mem::GsIndex8(11, 0x800))), "mov %gs:0x800(,%r11,8),%rcx;");
+        assert_eq!(text(|c| c.rorx(10, 11, 8)), "rorx $8,%r11,%r10;");
+        assert_eq!(text(|c| c.pext(11, 10, 0x40)), "pext %gs:0x40,%r10,%r11;");
+        assert_eq!(text(|c| c.and32(11, 0x3ff0)), "and $0x3FF0,%r11d;");
+        assert_eq!(text(|c| c.cmp(10, 0xff8)), "cmp $0xFF8,%r10;");
+        assert_eq!(text(|c| c.copy(10, 4)), "mov %rsp,%r10;");
+        assert_eq!(text(|c| c.op(true, &[0x33], 10, Mem::GsBase(11, 0x4000))), "xor %gs:0x4000(%r11),%r10;");
+    }
+}

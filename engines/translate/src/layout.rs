@@ -1,0 +1,120 @@
+//! What generated code reaches relative to the GS base.
+//!
+//! The base points at a [`Head`], which is seen at the start of every window of the TLB's banks; the
+//! tail of the window is the bank in use.
+
+use ambos_hostcode::ThunkFrame;
+use ambos_interpret::Cpu;
+use ambos_interpret::cpu::NativeState;
+use ambos_interpret::mmu::{Bank, Set};
+use ambos_vcpu::VectorState;
+use std::mem::offset_of;
+
+/// Scratch memory of generated code and of its entries and exits.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub(crate) struct Slots {
+    /// What the fault guard writes to.
+    pub(crate) frame: ThunkFrame,
+    /// The monitor's stack pointer while generated code runs.
+    pub(crate) host_rsp: u64,
+    /// Where to enter generated code.
+    pub(crate) target: u64,
+    /// The host's R10 and R11 at an exit and at an entry.
+    pub(crate) scratch: [u64; 2],
+    /// Arithmetic flags at an exit and at an entry: OF in bit 0, the others as LAHF has them.
+    pub(crate) flags: u64,
+    /// The guest's RAX while the host's holds flags.
+    pub(crate) saved_rax: u64,
+    /// RCX while it is used to compare without flags.
+    pub(crate) saved_rcx: u64,
+    /// A value that waits for the next memory operand.
+    pub(crate) waiting: u64,
+    /// Number of the exit taken.
+    pub(crate) site: u64,
+    /// Linear address of the page that position-independent code runs in.
+    pub(crate) code_base: u64,
+    /// Mask that selects the index into a jump cache.
+    pub(crate) jump_mask: u64,
+    /// MXCSR of the monitor.
+    pub(crate) host_mxcsr: u32,
+    /// MXCSR as it is, for comparing.
+    pub(crate) now_mxcsr: u32,
+}
+
+/// The shared head of all windows.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Head {
+    pub(crate) slots: Slots,
+    pub(crate) cpu: Cpu,
+}
+
+macro_rules! slot {
+    ($name:ident, $field:ident) => {
+        pub(crate) const $name: i32 =
+            (offset_of!(Head, slots) + offset_of!(Slots, $field)) as i32;
+    };
+}
+slot!(HOST_RSP, host_rsp);
+slot!(TARGET, target);
+slot!(SCRATCH, scratch);
+slot!(FLAGS, flags);
+slot!(SAVED_RAX, saved_rax);
+slot!(SAVED_RCX, saved_rcx);
+slot!(WAITING, waiting);
+slot!(SITE, site);
+slot!(CODE_BASE, code_base);
+slot!(JUMP_MASK, jump_mask);
+slot!(HOST_MXCSR, host_mxcsr);
+slot!(NOW_MXCSR, now_mxcsr);
+
+const CPU: usize = offset_of!(Head, cpu);
+const NATIVE: usize = CPU + offset_of!(Cpu, native);
+const VECTOR: usize = NATIVE + offset_of!(NativeState, vector);
+
+/// The guest's MXCSR.
+pub(crate) const MXCSR: i32 = (VECTOR + offset_of!(VectorState, mxcsr)) as i32;
+
+/// General-purpose register `number`.
+pub(crate) fn gpr(number: u8) -> i32 {
+    (NATIVE + offset_of!(NativeState, gpr)) as i32 + i32::from(number) * 8
+}
+
+/// Vector register `number`.
+pub(crate) fn zmm(number: u32) -> i32 {
+    (VECTOR + offset_of!(VectorState, zmm)) as i32 + number as i32 * 64
+}
+
+/// Opmask register `number`.
+pub(crate) fn mask(number: u32) -> i32 {
+    (VECTOR + offset_of!(VectorState, k)) as i32 + number as i32 * 8
+}
+
+/// Base of segment `number`.
+pub(crate) fn segment_base(number: usize) -> i32 {
+    (CPU + offset_of!(Cpu, linear_base)) as i32 + number as i32 * 8
+}
+
+/// Offsets within the bank of one set's caches.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SetLayout {
+    /// Cache of pages that may be read.
+    pub(crate) read: i32,
+    /// Cache of pages that may be written.
+    pub(crate) write: i32,
+    /// Jump cache.
+    pub(crate) jumps: i32,
+}
+
+impl SetLayout {
+    /// The layout of set `set` in a window whose head has `head` bytes.
+    pub(crate) fn new(head: usize, set: usize) -> Self {
+        let set = head + offset_of!(Bank, sets) + set * size_of::<Set>();
+        Self {
+            read: (set + offset_of!(Set, read)) as i32,
+            write: (set + offset_of!(Set, write)) as i32,
+            jumps: (set + offset_of!(Set, jumps)) as i32,
+        }
+    }
+}

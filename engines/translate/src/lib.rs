@@ -1,0 +1,30 @@
+//! The translator: guest code runs as host code of the same instruction set.
+//!
+//! [`Translator`] is one vCPU. It owns an [`ambos_interpret::Cpu`] and shares its state, software MMU
+//! and every rare path; code runs in the interpreter until it is hot. Guest registers, flags
+//! and vector state live in the host's while translated code runs.
+//!
+//! Where to find what:
+//!
+//! - [`dispatch`]: the loop, exits of translated code and how each goes on.
+//! - [`cache`]: which blocks there are; invalidation. [`site`]: the places where blocks leave.
+//! - [`build`]: from guest instructions to host code; [`classify`], [`liveness`], [`emit`].
+//! - [`memory`]: how memory operands are reached.
+//! - [`stubs`], [`layout`], [`native`]: entry, exit and the data that generated code shares.
+#![allow(rustdoc::private_intra_doc_links, reason = "the map of the crate is for its readers")]
+
+mod build;
+mod cache;
+mod classify;
+mod dispatch;
+mod emit;
+mod layout;
+mod liveness;
+mod memory;
+mod native;
+mod site;
+mod statistics;
+mod stubs;
+
+pub use dispatch::{Options, Translator, TranslatorError};
+pub use statistics::Statistics;

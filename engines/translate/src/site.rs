@@ -1,0 +1,59 @@
+//! The places where generated code leaves to the dispatcher, as data.
+
+use ambos_interpret::op::Op;
+use std::rc::Rc;
+
+/// Why generated code left, and how to go on.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// Before the block's first instruction: something wants attention, or the block is stale.
+    Entry,
+    /// The end of the block, with a direct successor in the same page that was not translated yet.
+    Link {
+        /// Address of the jump's displacement.
+        patch: u64,
+        /// The successor's linear address, relative to the block's page.
+        target: u64,
+    },
+    /// The end of the block, with the successor's linear address in R10.
+    Indirect {
+        /// What the instruction added to the stack pointer, for running it again: it must fault
+        /// where the address is not canonical.
+        stack: i64,
+    },
+    /// A memory operand that the TLB does not have. Its linear address is in R10 or R11.
+    Miss {
+        /// Which of the two.
+        in_r11: bool,
+        /// Bytes.
+        size: u8,
+        /// It is written.
+        write: bool,
+        /// RAX holds flags.
+        flags_in_rax: bool,
+        /// Where to go on once the TLB has it.
+        retry: u64,
+    },
+    /// An instruction for the interpreter.
+    Interpret {
+        /// The instruction.
+        op: Rc<Op>,
+        /// Where to go on after it, if the block does.
+        resume: Option<u64>,
+    },
+}
+
+/// One place.
+#[derive(Debug)]
+pub(crate) struct Site {
+    /// Number of the block.
+    pub(crate) block: u32,
+    /// Offset of the instruction in its page.
+    pub(crate) offset: u16,
+    /// Bytes of the instruction.
+    pub(crate) length: u8,
+    /// Where to go on after the instruction, if the block does.
+    pub(crate) next: u64,
+    /// Why and how.
+    pub(crate) kind: Kind,
+}

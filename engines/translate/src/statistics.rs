@@ -1,0 +1,49 @@
+//! Counters of the translator.
+
+/// What the translator did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the table's labels say what each counter counts")]
+pub struct Statistics {
+    pub blocks: u64,
+    pub instructions: u64,
+    pub guest_bytes: u64,
+    pub host_bytes: u64,
+    pub interpreted_sites: u64,
+    pub flag_saves: u64,
+    pub entries: u64,
+    pub links: u64,
+    pub indirect_misses: u64,
+    pub tlb_misses: u64,
+    pub memory_interpreted: u64,
+    pub handled: u64,
+    pub polls: u64,
+    pub host_faults: u64,
+    pub cold_blocks: u64,
+    pub invalidated: u64,
+    pub flushes: u64,
+}
+
+impl Statistics {
+    /// The counters with English labels, in the order of a report.
+    pub fn table(&self) -> [(&'static str, u64); 17] {
+        [
+            ("blocks translated", self.blocks),
+            ("guest instructions translated", self.instructions),
+            ("bytes of guest code translated", self.guest_bytes),
+            ("bytes of host code generated", self.host_bytes),
+            ("instructions left to the interpreter in translated blocks", self.interpreted_sites),
+            ("memory operands that save flags", self.flag_saves),
+            ("entries into translated code", self.entries),
+            ("blocks chained", self.links),
+            ("jump cache misses", self.indirect_misses),
+            ("TLB misses", self.tlb_misses),
+            ("memory operands served by the interpreter", self.memory_interpreted),
+            ("instructions served by the interpreter in place", self.handled),
+            ("exits for attention or stale code", self.polls),
+            ("host faults in translated code", self.host_faults),
+            ("blocks run by the interpreter", self.cold_blocks),
+            ("blocks invalidated", self.invalidated),
+            ("code cache flushes", self.flushes),
+        ]
+    }
+}

@@ -1,0 +1,153 @@
+//! The ways into and out of generated code.
+
+use crate::emit::{Code, Mem, reg};
+use crate::layout;
+use iced_x86::{Code as Op, Instruction, MemoryOperand, Register};
+
+/// Addresses of the stubs, which stay at the start of the code cache.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stubs {
+    /// A function: loads the guest's registers and goes to [`layout::Slots::target`].
+    pub(crate) enter: u64,
+    /// Stores the guest's registers and returns from `enter`.
+    pub(crate) exit: u64,
+    /// Where a host fault resumes: an exit with the site [`FAULT`].
+    pub(crate) fault: u64,
+}
+
+/// The site of host faults.
+pub(crate) const FAULT: u32 = u32::MAX;
+
+/// Control bits of MXCSR with which the monitor's own code may run.
+const HARMLESS_MXCSR: u32 = 0x1f80;
+
+/// How wide the host's vector registers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Width {
+    Xmm,
+    Ymm,
+    Zmm,
+}
+
+fn width() -> Width {
+    if std::is_x86_feature_detected!("avx512f") && std::is_x86_feature_detected!("avx512bw") {
+        Width::Zmm
+    } else if std::is_x86_feature_detected!("avx") {
+        Width::Ymm
+    } else {
+        Width::Xmm
+    }
+}
+
+fn gs(disp: i32) -> MemoryOperand {
+    MemoryOperand::new(Register::None, Register::None, 1, i64::from(disp), 4, false, Register::GS)
+}
+
+/// Loads or stores all vector registers.
+fn vectors(code: &mut Code, load: bool) {
+    let width = width();
+    let count = if width == Width::Zmm { 32 } else { 16 };
+    for number in 0..count {
+        let at = gs(layout::zmm(number));
+        let (register, load_op, store_op) = match width {
+            Width::Zmm => (
+                Register::ZMM0 + number,
+                Op::EVEX_Vmovdqu64_zmm_k1z_zmmm512,
+                Op::EVEX_Vmovdqu64_zmmm512_k1z_zmm,
+            ),
+            Width::Ymm => {
+                (Register::YMM0 + number, Op::VEX_Vmovdqu_ymm_ymmm256, Op::VEX_Vmovdqu_ymmm256_ymm)
+            }
+            Width::Xmm => (Register::XMM0 + number, Op::Movdqu_xmm_xmmm128, Op::Movdqu_xmmm128_xmm),
+        };
+        let instruction = if load {
+            Instruction::with2(load_op, register, at)
+        } else {
+            Instruction::with2(store_op, at, register)
+        };
+        encode(code, instruction);
+    }
+    if width == Width::Zmm {
+        for number in 0..8 {
+            let (register, at) = (Register::K0 + number, gs(layout::mask(number)));
+            encode(code, if load {
+                Instruction::with2(Op::VEX_Kmovq_kr_km64, register, at)
+            } else {
+                Instruction::with2(Op::VEX_Kmovq_m64_kr, at, register)
+            });
+        }
+    }
+    if !load && width != Width::Xmm {
+        encode::<()>(code, Ok(Instruction::with(Op::VEX_Vzeroupper)));
+    }
+}
+
+fn encode<E>(code: &mut Code, instruction: Result<Instruction, E>) {
+    let encoded = instruction.is_ok_and(|instruction| code.instruction(&instruction));
+    assert!(encoded, "a stub's instruction has an encoding");
+}
+
+/// General-purpose registers that generated code keeps in their namesakes.
+fn kept() -> impl Iterator<Item = u8> {
+    (0..16).filter(|&number| !matches!(number, reg::RSP | reg::R10 | reg::R11))
+}
+
+/// `ldmxcsr` (2) or `stmxcsr` (3).
+fn mxcsr(code: &mut Code, which: u8, at: i32) {
+    code.op(false, &[0x0f, 0xae], which, Mem::Gs(at));
+}
+
+/// Generates the stubs.
+pub(crate) fn generate(code: &mut Code) -> Stubs {
+    let enter = code.here();
+    code.store(Mem::Gs(layout::HOST_RSP), reg::RSP);
+    // Loading MXCSR is expensive: only if it differs.
+    mxcsr(code, 3, layout::NOW_MXCSR);
+    code.op(false, &[0x8b], reg::RAX, Mem::Gs(layout::NOW_MXCSR));
+    code.op(false, &[0x3b], reg::RAX, Mem::Gs(layout::MXCSR));
+    let equal = code.jump_if(4, 0);
+    mxcsr(code, 2, layout::MXCSR);
+    let here = code.here();
+    code.bind(equal, here);
+    vectors(code, true);
+    code.load(reg::RAX, Mem::Gs(layout::FLAGS));
+    // add al, 127; sahf
+    code.raw(&[0x04, 127, 0x9e]);
+    for number in kept() {
+        code.load(number, Mem::Gs(layout::gpr(number)));
+    }
+    code.load(reg::RSP, Mem::Gs(layout::gpr(reg::RSP)));
+    code.load(reg::R10, Mem::Gs(layout::SCRATCH));
+    code.load(reg::R11, Mem::Gs(layout::SCRATCH + 8));
+    // jmp [target]
+    code.op(false, &[0xff], 4, Mem::Gs(layout::TARGET));
+
+    let fault = code.here();
+    code.op(false, &[0xc7], 0, Mem::Gs(layout::SITE));
+    code.raw(&FAULT.to_le_bytes());
+
+    let exit = code.here();
+    for number in kept() {
+        code.store(Mem::Gs(layout::gpr(number)), number);
+    }
+    code.store(Mem::Gs(layout::gpr(reg::RSP)), reg::RSP);
+    code.store(Mem::Gs(layout::SCRATCH), reg::R10);
+    code.store(Mem::Gs(layout::SCRATCH + 8), reg::R11);
+    // lahf; seto al; movzx eax, ax
+    code.raw(&[0x9f, 0x0f, 0x90, 0xc0, 0x0f, 0xb7, 0xc0]);
+    code.store(Mem::Gs(layout::FLAGS), reg::RAX);
+    code.load(reg::RSP, Mem::Gs(layout::HOST_RSP));
+    vectors(code, false);
+    mxcsr(code, 3, layout::MXCSR);
+    code.op(false, &[0x8b], reg::RAX, Mem::Gs(layout::MXCSR));
+    code.and32(reg::RAX, !0x3f);
+    // cmp eax, imm32
+    code.raw(&[0x3d]);
+    code.raw(&HARMLESS_MXCSR.to_le_bytes());
+    let harmless = code.jump_if(4, 0);
+    mxcsr(code, 2, layout::HOST_MXCSR);
+    let here = code.here();
+    code.bind(harmless, here);
+    code.raw(&[0xc3]);
+    Stubs { enter, exit, fault }
+}
