@@ -72,7 +72,11 @@ impl Cpu {
     /// # Errors
     ///
     /// The fault of the fetch.
-    pub fn code_page(&mut self, platform: &mut dyn Platform, linear: u64) -> Result<CodePage, Exit> {
+    pub fn code_page(
+        &mut self,
+        platform: &mut dyn Platform,
+        linear: u64,
+    ) -> Result<CodePage, Exit> {
         let user = self.mode.cpl == 3;
         if let Some(entry) = self.tlb.lookup_fetch(user, linear) {
             let (gpa_page, host_page, ram_page) = (entry.gpa_page, entry.host_page, entry.ram_page);

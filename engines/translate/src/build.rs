@@ -16,11 +16,11 @@ use ambos_interpret::Cpu;
 use ambos_interpret::cpu::seg;
 use ambos_interpret::decode;
 use ambos_interpret::exec::native::Class;
-use std::rc::Rc;
 use iced_x86::{
     Code as Op, Decoder, DecoderOptions, Instruction, InstructionInfoFactory, MemoryOperand,
     Mnemonic, OpAccess, OpKind, Register,
 };
+use std::rc::Rc;
 
 /// Most instructions in a block.
 const MAX_BLOCK: usize = 48;
@@ -63,9 +63,9 @@ pub(crate) struct Built {
 
 /// A guest register that has no host register of its own.
 #[derive(Debug, Clone, Copy, Default)]
-struct Home {
-    loaded: bool,
-    dirty: bool,
+pub(crate) struct Home {
+    pub(crate) loaded: bool,
+    pub(crate) dirty: bool,
 }
 
 /// Code off the straight path that leaves at a site.
@@ -77,10 +77,10 @@ struct Cold {
 }
 
 /// A jump to another page off the straight path.
-struct Far {
-    displacement: u64,
-    target: u64,
-    offset: u16,
+pub(crate) struct Far {
+    pub(crate) displacement: u64,
+    pub(crate) target: u64,
+    pub(crate) offset: u16,
 }
 
 /// The state of building one block.
@@ -89,19 +89,19 @@ pub(crate) struct Builder<'a> {
     pub(crate) set: SetLayout,
     pub(crate) counters: &'a mut Statistics,
     cpu: &'a mut Cpu,
-    source: &'a Source<'a>,
+    pub(crate) source: &'a Source<'a>,
     stubs: Stubs,
     info: InstructionInfoFactory,
-    homes: [Home; 2],
+    pub(crate) homes: [Home; 2],
     colds: Vec<Cold>,
-    fars: Vec<Far>,
+    pub(crate) fars: Vec<Far>,
     built: Built,
     /// Offset in the page and length of the current instruction.
-    offset: u16,
-    length: u8,
+    pub(crate) offset: u16,
+    pub(crate) length: u8,
 }
 
-fn home_of(register: Register) -> Option<usize> {
+pub(crate) fn home_of(register: Register) -> Option<usize> {
     if !register.is_gpr() {
         return None;
     }
@@ -121,7 +121,7 @@ fn iced(register: u8) -> Register {
 }
 
 /// What came of an attempt at one instruction.
-enum Done {
+pub(crate) enum Done {
     /// The block goes on.
     Next,
     /// The block ends here.
@@ -201,7 +201,7 @@ pub(crate) fn build(
 }
 
 impl Builder<'_> {
-    fn page_base(&self) -> u64 {
+    pub(crate) fn page_base(&self) -> u64 {
         self.source.linear & !0xfff
     }
 
@@ -299,14 +299,14 @@ impl Builder<'_> {
         self.colds.push(Cold { displacement, site, restore });
     }
 
-    fn leave_at(&mut self, site: u32) {
+    pub(crate) fn leave_at(&mut self, site: u32) {
         self.code.op(false, &[0xc7], 0, Mem::Gs(layout::SITE));
         self.code.raw(&site.to_le_bytes());
         self.code.jump(self.stubs.exit);
     }
 
     /// Loads a homed register unless it is.
-    fn need(&mut self, home: usize) {
+    pub(crate) fn need(&mut self, home: usize) {
         if !self.homes[home].loaded {
             let register = home_register(home);
             self.code.load(register, Mem::Gs(layout::gpr(register)));
@@ -315,7 +315,7 @@ impl Builder<'_> {
     }
 
     /// Stores homed registers that changed.
-    fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         for home in 0..2 {
             if std::mem::take(&mut self.homes[home].dirty) {
                 let register = home_register(home);
@@ -325,7 +325,7 @@ impl Builder<'_> {
     }
 
     /// Gives both scratch registers free.
-    fn free_scratch(&mut self) {
+    pub(crate) fn free_scratch(&mut self) {
         self.flush();
         self.homes = [Home::default(); 2];
     }
@@ -461,7 +461,8 @@ impl Builder<'_> {
             return Done::End;
         }
         let here = self.code.here();
-        if let Some(Site { kind: Kind::Interpret { resume, .. }, .. }) = self.built.sites.last_mut() {
+        if let Some(Site { kind: Kind::Interpret { resume, .. }, .. }) = self.built.sites.last_mut()
+        {
             *resume = Some(here);
         }
         Done::Next
@@ -469,7 +470,7 @@ impl Builder<'_> {
 
     /// Computes the linear address of the memory operand into `first`; frees both scratch
     /// registers. `false` if that cannot be done.
-    fn linear(&mut self, instruction: &Instruction, first: u8, second: u8) -> bool {
+    pub(crate) fn linear(&mut self, instruction: &Instruction, first: u8, second: u8) -> bool {
         let (base, index) = (instruction.memory_base(), instruction.memory_index());
         for register in [base, index] {
             if let Some(home) = home_of(register) {
@@ -535,8 +536,8 @@ impl Builder<'_> {
         if self.cpu.check_class(class).is_err() {
             return Done::Refused;
         }
-        let memory = (0..instruction.op_count())
-            .find(|&index| instruction.op_kind(index) == OpKind::Memory);
+        let memory =
+            (0..instruction.op_count()).find(|&index| instruction.op_kind(index) == OpKind::Memory);
         let mut named = [false; 2];
         for index in 0..instruction.op_count() {
             if instruction.op_kind(index) == OpKind::Register
@@ -568,10 +569,8 @@ impl Builder<'_> {
             }
         }
         if memory.is_none() {
-            for home in 0..2 {
-                if read[home] {
-                    self.need(home);
-                }
+            for (home, _) in read.iter().enumerate().filter(|(_, read)| **read) {
+                self.need(home);
             }
             let may_fault = class != Class::General
                 || matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv);
@@ -581,10 +580,8 @@ impl Builder<'_> {
             let offset = usize::from(self.offset);
             let bytes = &self.source.page[offset..offset + instruction.len()];
             self.code.raw(bytes);
-            for home in 0..2 {
-                if written[home] {
-                    self.homes[home] = Home { loaded: true, dirty: true };
-                }
+            for (home, _) in written.iter().enumerate().filter(|(_, written)| **written) {
+                self.homes[home] = Home { loaded: true, dirty: true };
             }
             return Done::Next;
         }
@@ -672,159 +669,6 @@ impl Builder<'_> {
             self.homes[home] = Home { loaded: true, dirty: true };
         }
         Done::Next
-    }
-
-    fn push(&mut self, instruction: &Instruction, flags_live: bool) -> Done {
-        let top = Operand { size: 8, write: true, flags_live };
-        match instruction.op0_kind() {
-            OpKind::Register => {
-                let register = instruction.op0_register();
-                self.free_scratch();
-                let home = home_of(register);
-                let (first, second) = match home {
-                    Some(0) => (reg::R11, reg::R10),
-                    _ => (reg::R10, reg::R11),
-                };
-                self.code.lea(first, Mem::Base(reg::RSP, -8));
-                self.probe(first, second, top);
-                if let Some(home) = home {
-                    self.code.lea(first, Mem::Sum(first, second));
-                    self.need(home);
-                    self.code.store(Mem::Base(first, 0), second);
-                } else {
-                    self.code.store(Mem::Sum(first, second), register.number() as u8);
-                }
-            }
-            OpKind::Memory => {
-                if !self.linear(instruction, reg::R10, reg::R11) {
-                    return Done::Refused;
-                }
-                self.probe(reg::R10, reg::R11, Operand { write: false, ..top });
-                self.code.load(reg::R10, Mem::Sum(reg::R10, reg::R11));
-                self.code.store(Mem::Gs(layout::WAITING), reg::R10);
-                self.code.lea(reg::R10, Mem::Base(reg::RSP, -8));
-                self.probe(reg::R10, reg::R11, top);
-                self.code.lea(reg::R10, Mem::Sum(reg::R10, reg::R11));
-                self.code.load(reg::R11, Mem::Gs(layout::WAITING));
-                self.code.store(Mem::Base(reg::R10, 0), reg::R11);
-            }
-            _ => {
-                let Ok(value) = i32::try_from(instruction.immediate(0) as i64) else {
-                    return Done::Refused;
-                };
-                self.free_scratch();
-                self.code.lea(reg::R10, Mem::Base(reg::RSP, -8));
-                self.probe(reg::R10, reg::R11, top);
-                self.code.store_imm(Mem::Sum(reg::R10, reg::R11), value);
-            }
-        }
-        self.code.lea(reg::RSP, Mem::Base(reg::RSP, -8));
-        Done::Next
-    }
-
-    /// Pushes the address of the next instruction; the scratch registers are free.
-    fn push_return(&mut self, flags_live: bool) {
-        self.code.lea(reg::R10, Mem::Base(reg::RSP, -8));
-        self.probe(reg::R10, reg::R11, Operand { size: 8, write: true, flags_live });
-        let back = i32::from(self.offset) + i32::from(self.length);
-        let linear = self.page_base().wrapping_add(back as u64);
-        if !self.source.absolute {
-            self.code.lea(reg::R10, Mem::Sum(reg::R10, reg::R11));
-            self.code.load(reg::R11, Mem::Gs(layout::CODE_BASE));
-            self.code.lea(reg::R11, Mem::Base(reg::R11, back));
-            self.code.store(Mem::Base(reg::R10, 0), reg::R11);
-        } else if let Ok(value) = i32::try_from(linear as i64) {
-            self.code.store_imm(Mem::Sum(reg::R10, reg::R11), value);
-        } else {
-            self.code.lea(reg::R10, Mem::Sum(reg::R10, reg::R11));
-            self.code.constant(reg::R11, linear);
-            self.code.store(Mem::Base(reg::R10, 0), reg::R11);
-        }
-        self.code.lea(reg::RSP, Mem::Base(reg::RSP, -8));
-    }
-
-    /// Loads the target of an indirect jump or call into R10; `false` if that cannot be done.
-    fn target(&mut self, instruction: &Instruction, flags_live: bool) -> bool {
-        if instruction.op0_kind() == OpKind::Register {
-            let register = instruction.op0_register();
-            if let Some(home) = home_of(register) {
-                self.need(home);
-            }
-            self.flush();
-            self.homes = [Home::default(); 2];
-            let number = register.number() as u8;
-            if number != reg::R10 {
-                self.code.copy(reg::R10, number);
-            }
-            return true;
-        }
-        if !self.linear(instruction, reg::R10, reg::R11) {
-            return false;
-        }
-        self.probe(reg::R10, reg::R11, Operand { size: 8, write: false, flags_live });
-        self.code.load(reg::R10, Mem::Sum(reg::R10, reg::R11));
-        true
-    }
-
-    /// Goes on at `target`, relative to the page, if the condition holds.
-    fn edge(&mut self, target: u64, condition: Option<u8>, stack: i64) {
-        let inside = target < 0x1000;
-        match condition {
-            Some(condition) => {
-                let displacement = self.code.jump_if(condition, 0);
-                if inside {
-                    let site = self.site(Kind::Link { patch: displacement, target });
-                    self.cold(displacement, site, None);
-                } else {
-                    self.fars.push(Far { displacement, target, offset: self.offset });
-                }
-            }
-            None if inside => {
-                let displacement = self.code.jump(0);
-                let site = self.site(Kind::Link { patch: displacement, target });
-                self.cold(displacement, site, None);
-            }
-            None => self.far_edge(target, stack),
-        }
-    }
-
-    fn far_edge(&mut self, target: u64, stack: i64) {
-        let away = i32::try_from(target as i64);
-        match away {
-            Ok(away) if !self.source.absolute => {
-                self.code.load(reg::R10, Mem::Gs(layout::CODE_BASE));
-                self.code.lea(reg::R10, Mem::Base(reg::R10, away));
-            }
-            Err(_) if !self.source.absolute => {
-                self.code.load(reg::R10, Mem::Gs(layout::CODE_BASE));
-                self.code.constant(reg::R11, target);
-                self.code.lea(reg::R10, Mem::Sum(reg::R10, reg::R11));
-            }
-            _ => {
-                let linear = self.page_base().wrapping_add(target);
-                self.code.constant(reg::R10, linear);
-            }
-        }
-        self.through_jump_cache(stack);
-    }
-
-    /// Goes on at the linear address in R10.
-    fn through_jump_cache(&mut self, stack: i64) {
-        let jumps = self.set.jumps;
-        self.code.pext(reg::R11, reg::R10, layout::JUMP_MASK);
-        self.code.lea(reg::R11, Mem::Sum(reg::R11, reg::R11));
-        self.code.store(Mem::Gs(layout::SAVED_RCX), reg::RCX);
-        self.code.load(reg::RCX, Mem::GsIndex8(reg::R11, jumps));
-        self.code.lea(reg::RCX, Mem::Sum(reg::RCX, reg::R10));
-        let site = self.site(Kind::Indirect { stack });
-        // jrcxz over the two instructions that leave
-        self.code.raw(&[0xe3, 14]);
-        self.code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
-        let displacement = self.code.jump(0);
-        self.cold(displacement, site, None);
-        self.code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
-        // jmp [entry's code]
-        self.code.op(false, &[0xff], 4, Mem::GsIndex8(reg::R11, jumps + 8));
     }
 
     /// Emits what lies off the straight path.

@@ -145,10 +145,11 @@ impl Cache {
         });
         self.sites.extend(built.sites);
         let (ram_page, version) = page;
-        let page = self
-            .pages
-            .entry(ram_page)
-            .or_insert_with(|| Page { version, blocks: Vec::new(), places: Vec::new() });
+        let page = self.pages.entry(ram_page).or_insert_with(|| Page {
+            version,
+            blocks: Vec::new(),
+            places: Vec::new(),
+        });
         page.blocks.push(number);
         self.places.insert(key, Place::Block(number));
         number

@@ -42,10 +42,17 @@ fn in_64bit_operands(instruction: &Instruction) -> bool {
 pub(crate) fn classify(instruction: &Instruction) -> Action {
     let kind = instruction.op0_kind();
     match instruction.mnemonic() {
-        M::Nop | M::Endbr64 | M::Endbr32 | M::Prefetch | M::Prefetchw | M::Prefetchnta
-        | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchwt1 | M::Reservednop => {
-            Action::Skip
-        }
+        M::Nop
+        | M::Endbr64
+        | M::Endbr32
+        | M::Prefetch
+        | M::Prefetchw
+        | M::Prefetchnta
+        | M::Prefetcht0
+        | M::Prefetcht1
+        | M::Prefetcht2
+        | M::Prefetchwt1
+        | M::Reservednop => Action::Skip,
         M::Lea => Action::Address,
         M::Push if in_64bit_operands(instruction) && pushable(instruction) => Action::Push,
         M::Pop
@@ -80,18 +87,98 @@ fn pushable(instruction: &Instruction) -> bool {
 fn is_integer(mnemonic: M) -> bool {
     matches!(
         mnemonic,
-        M::Mov | M::Add | M::Or | M::Adc | M::Sbb | M::And | M::Sub | M::Xor | M::Cmp | M::Test
-            | M::Inc | M::Dec | M::Neg | M::Not | M::Movzx | M::Movsx | M::Movsxd | M::Rol | M::Ror
-            | M::Rcl | M::Rcr | M::Shl | M::Sal | M::Shr | M::Sar | M::Shld | M::Shrd | M::Bt
-            | M::Bts | M::Btr | M::Btc | M::Bsf | M::Bsr | M::Mul | M::Imul | M::Div | M::Idiv
-            | M::Cbw | M::Cwde | M::Cdqe | M::Cwd | M::Cdq | M::Cqo | M::Xchg | M::Xadd
-            | M::Cmpxchg | M::Cmpxchg8b | M::Cmpxchg16b | M::Bswap | M::Movbe | M::Lahf | M::Sahf
-            | M::Clc | M::Stc | M::Cmc | M::Movnti | M::Lfence | M::Sfence | M::Mfence | M::Pause
-            | M::Seto | M::Setno | M::Setb | M::Setae | M::Sete | M::Setne | M::Setbe | M::Seta
-            | M::Sets | M::Setns | M::Setp | M::Setnp | M::Setl | M::Setge | M::Setle | M::Setg
-            | M::Cmovo | M::Cmovno | M::Cmovb | M::Cmovae | M::Cmove | M::Cmovne | M::Cmovbe
-            | M::Cmova | M::Cmovs | M::Cmovns | M::Cmovp | M::Cmovnp | M::Cmovl | M::Cmovge
-            | M::Cmovle | M::Cmovg
+        M::Mov
+            | M::Add
+            | M::Or
+            | M::Adc
+            | M::Sbb
+            | M::And
+            | M::Sub
+            | M::Xor
+            | M::Cmp
+            | M::Test
+            | M::Inc
+            | M::Dec
+            | M::Neg
+            | M::Not
+            | M::Movzx
+            | M::Movsx
+            | M::Movsxd
+            | M::Rol
+            | M::Ror
+            | M::Rcl
+            | M::Rcr
+            | M::Shl
+            | M::Sal
+            | M::Shr
+            | M::Sar
+            | M::Shld
+            | M::Shrd
+            | M::Bt
+            | M::Bts
+            | M::Btr
+            | M::Btc
+            | M::Bsf
+            | M::Bsr
+            | M::Mul
+            | M::Imul
+            | M::Div
+            | M::Idiv
+            | M::Cbw
+            | M::Cwde
+            | M::Cdqe
+            | M::Cwd
+            | M::Cdq
+            | M::Cqo
+            | M::Xchg
+            | M::Xadd
+            | M::Cmpxchg
+            | M::Cmpxchg8b
+            | M::Cmpxchg16b
+            | M::Bswap
+            | M::Movbe
+            | M::Lahf
+            | M::Sahf
+            | M::Clc
+            | M::Stc
+            | M::Cmc
+            | M::Movnti
+            | M::Lfence
+            | M::Sfence
+            | M::Mfence
+            | M::Pause
+            | M::Seto
+            | M::Setno
+            | M::Setb
+            | M::Setae
+            | M::Sete
+            | M::Setne
+            | M::Setbe
+            | M::Seta
+            | M::Sets
+            | M::Setns
+            | M::Setp
+            | M::Setnp
+            | M::Setl
+            | M::Setge
+            | M::Setle
+            | M::Setg
+            | M::Cmovo
+            | M::Cmovno
+            | M::Cmovb
+            | M::Cmovae
+            | M::Cmove
+            | M::Cmovne
+            | M::Cmovbe
+            | M::Cmova
+            | M::Cmovs
+            | M::Cmovns
+            | M::Cmovp
+            | M::Cmovnp
+            | M::Cmovl
+            | M::Cmovge
+            | M::Cmovle
+            | M::Cmovg
     )
 }
 
@@ -150,10 +237,7 @@ fn copyable(instruction: &Instruction) -> bool {
         return true;
     }
     only_computes(instruction)
-        && matches!(
-            class_of(instruction),
-            Class::General | Class::Sse | Class::Avx | Class::Avx512
-        )
+        && matches!(class_of(instruction), Class::General | Class::Sse | Class::Avx | Class::Avx512)
 }
 
 fn is_moffs(code: Code) -> bool {

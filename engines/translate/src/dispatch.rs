@@ -5,11 +5,12 @@ use crate::cache::{Cache, Key, Place};
 use crate::emit::Code;
 use crate::layout::{Head, SetLayout, Slots};
 use crate::native::SharedHead;
+use crate::options::{Options, TranslatorError};
 use crate::site::Kind;
 use crate::statistics::Statistics;
 use crate::stubs::{self, Stubs};
 use ambos_hostcode::guard::GuardedArea;
-use ambos_hostcode::{Arena, ArenaError, HostFault, Windows, mem, signals};
+use ambos_hostcode::{Arena, HostFault, Windows, mem, signals};
 use ambos_interpret::Cpu;
 use ambos_interpret::cpu::RIP;
 use ambos_interpret::exec::native::Class;
@@ -20,42 +21,9 @@ use ambos_vcpu::{Attention, CpuState, Engine, Platform, Stop};
 use ambos_x86::{RFlags, Vector, gpr, xstate};
 use std::rc::Rc;
 use std::sync::Arc;
-use thiserror::Error;
 
 /// Bits of a linear address that find an entry in a jump cache.
 const JUMP_MASK: u64 = ambos_interpret::mmu::JUMPS as u64 - 1;
-
-/// Why there is no translator.
-#[derive(Debug, Error)]
-pub enum TranslatorError {
-    /// The host refused memory.
-    #[error(transparent)]
-    Memory(#[from] ArenaError),
-    /// The host's processor or kernel lacks something that generated code needs.
-    #[error("the host does not offer {0}, which translated code needs")]
-    Host(&'static str),
-    /// A signal stack could not be had.
-    #[error("cannot prepare the thread for translated code")]
-    Thread(#[source] std::io::Error),
-    /// Too many code caches in one process.
-    #[error("too many code caches in one process")]
-    Areas,
-}
-
-/// How a translator works.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// Bytes of generated code that are kept.
-    pub code_cache: usize,
-    /// How often the interpreter runs a block before it is translated.
-    pub threshold: u32,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { code_cache: 64 << 20, threshold: 12 }
-    }
-}
 
 /// One vCPU that translates.
 #[derive(Debug)]
@@ -127,11 +95,8 @@ impl Translator {
         let attention_address = std::ptr::from_ref(attention.word()) as u64;
         let mut cpu = Cpu::new(ram, attention)?;
         cpu.tlb = Box::new(Tlb::in_windows(Arc::clone(&windows)));
-        let slots = Slots {
-            jump_mask: JUMP_MASK,
-            host_mxcsr: xstate::MXCSR_RESET,
-            ..Slots::default()
-        };
+        let slots =
+            Slots { jump_mask: JUMP_MASK, host_mxcsr: xstate::MXCSR_RESET, ..Slots::default() };
         let head_size = windows.head_size();
         let mut head = SharedHead::new(Head { slots, cpu }, windows);
         let mut arena = Arena::new(options.code_cache.max(1 << 20))?;
@@ -402,9 +367,11 @@ impl Translator {
                 let next = &self.cache.blocks[found as usize];
                 let entry = if backward { next.polling } else { next.body };
                 // Translation may have flushed everything, and the page's code may have changed.
-                let valid = self.cache.blocks.get(block as usize).is_some_and(|from| {
-                    !from.stale && from.start < patch && patch < from.end
-                });
+                let valid = self
+                    .cache
+                    .blocks
+                    .get(block as usize)
+                    .is_some_and(|from| !from.stale && from.start < patch && patch < from.end);
                 if !valid {
                     return Next::Boundary;
                 }

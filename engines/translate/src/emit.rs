@@ -254,6 +254,9 @@ mod tests {
         assert_eq!(text(|c| c.and32(11, 0x3ff0)), "and $0x3FF0,%r11d;");
         assert_eq!(text(|c| c.cmp(10, 0xff8)), "cmp $0xFF8,%r10;");
         assert_eq!(text(|c| c.copy(10, 4)), "mov %rsp,%r10;");
-        assert_eq!(text(|c| c.op(true, &[0x33], 10, Mem::GsBase(11, 0x4000))), "xor %gs:0x4000(%r11),%r10;");
+        assert_eq!(
+            text(|c| c.op(true, &[0x33], 10, Mem::GsBase(11, 0x4000))),
+            "xor %gs:0x4000(%r11),%r10;"
+        );
     }
 }

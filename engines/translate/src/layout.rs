@@ -52,8 +52,7 @@ pub(crate) struct Head {
 
 macro_rules! slot {
     ($name:ident, $field:ident) => {
-        pub(crate) const $name: i32 =
-            (offset_of!(Head, slots) + offset_of!(Slots, $field)) as i32;
+        pub(crate) const $name: i32 = (offset_of!(Head, slots) + offset_of!(Slots, $field)) as i32;
     };
 }
 slot!(HOST_RSP, host_rsp);

@@ -9,6 +9,7 @@
 //! - [`dispatch`]: the loop, exits of translated code and how each goes on.
 //! - [`cache`]: which blocks there are; invalidation. [`site`]: the places where blocks leave.
 //! - [`build`]: from guest instructions to host code; [`classify`], [`liveness`], [`emit`].
+//! - [`control`]: how blocks go on.
 //! - [`memory`]: how memory operands are reached.
 //! - [`stubs`], [`layout`], [`native`]: entry, exit and the data that generated code shares.
 #![allow(rustdoc::private_intra_doc_links, reason = "the map of the crate is for its readers")]
@@ -16,15 +17,18 @@
 mod build;
 mod cache;
 mod classify;
+mod control;
 mod dispatch;
 mod emit;
 mod layout;
 mod liveness;
 mod memory;
 mod native;
+mod options;
 mod site;
 mod statistics;
 mod stubs;
 
-pub use dispatch::{Options, Translator, TranslatorError};
+pub use dispatch::Translator;
+pub use options::{Options, TranslatorError};
 pub use statistics::Statistics;

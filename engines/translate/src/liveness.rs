@@ -37,7 +37,22 @@ fn killed(instruction: &Instruction) -> u32 {
     if instruction.is_string_instruction() || instruction.code() == Code::INVALID {
         return 0;
     }
-    instruction.rflags_modified() & ALL
+    // Flags that these leave undefined they leave alone, on some processors.
+    let undefined_kept = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Mul
+            | Mnemonic::Imul
+            | Mnemonic::Div
+            | Mnemonic::Idiv
+            | Mnemonic::Bt
+            | Mnemonic::Bts
+            | Mnemonic::Btr
+            | Mnemonic::Btc
+            | Mnemonic::Bsf
+            | Mnemonic::Bsr
+    );
+    let modified = instruction.rflags_modified() & ALL;
+    if undefined_kept { modified & !instruction.rflags_undefined() } else { modified }
 }
 
 /// Flags needed before an instruction, given those needed after it.

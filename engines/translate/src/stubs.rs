@@ -70,11 +70,14 @@ fn vectors(code: &mut Code, load: bool) {
     if width == Width::Zmm {
         for number in 0..8 {
             let (register, at) = (Register::K0 + number, gs(layout::mask(number)));
-            encode(code, if load {
-                Instruction::with2(Op::VEX_Kmovq_kr_km64, register, at)
-            } else {
-                Instruction::with2(Op::VEX_Kmovq_m64_kr, at, register)
-            });
+            encode(
+                code,
+                if load {
+                    Instruction::with2(Op::VEX_Kmovq_kr_km64, register, at)
+                } else {
+                    Instruction::with2(Op::VEX_Kmovq_m64_kr, at, register)
+                },
+            );
         }
     }
     if !load && width != Width::Xmm {

@@ -58,19 +58,20 @@ pub fn prepare_thread() -> std::io::Result<()> {
         // kernel.
         unsafe {
             const SS_AUTODISARM: i32 = i32::MIN;
-            let new = libc::stack_t {
-                ss_sp: stack,
-                ss_flags: SS_AUTODISARM,
-                ss_size: STACK_SIZE,
-            };
+            let new = libc::stack_t { ss_sp: stack, ss_flags: SS_AUTODISARM, ss_size: STACK_SIZE };
             if libc::sigaltstack(&raw const new, ptr::null_mut()) != 0 {
                 return Err(std::io::Error::last_os_error());
             }
             let mut set: libc::sigset_t = std::mem::zeroed();
             libc::sigfillset(&raw mut set);
-            for signal in
-                [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGABRT]
-            {
+            for signal in [
+                libc::SIGSEGV,
+                libc::SIGBUS,
+                libc::SIGFPE,
+                libc::SIGILL,
+                libc::SIGTRAP,
+                libc::SIGABRT,
+            ] {
                 libc::sigdelset(&raw mut set, signal);
             }
             libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut());

@@ -1,0 +1,36 @@
+//! What a translator can be told, and why there may be none.
+
+use ambos_hostcode::ArenaError;
+use thiserror::Error;
+
+/// Why there is no translator.
+#[derive(Debug, Error)]
+pub enum TranslatorError {
+    /// The host refused memory.
+    #[error(transparent)]
+    Memory(#[from] ArenaError),
+    /// The host's processor or kernel lacks something that generated code needs.
+    #[error("the host does not offer {0}, which translated code needs")]
+    Host(&'static str),
+    /// A signal stack could not be had.
+    #[error("cannot prepare the thread for translated code")]
+    Thread(#[source] std::io::Error),
+    /// Too many code caches in one process.
+    #[error("too many code caches in one process")]
+    Areas,
+}
+
+/// How a translator works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Bytes of generated code that are kept.
+    pub code_cache: usize,
+    /// How often the interpreter runs a block before it is translated.
+    pub threshold: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { code_cache: 64 << 20, threshold: 12 }
+    }
+}

@@ -1,0 +1,119 @@
+//! What interrupts translated code: writes to it, requests of other threads, faults of the host.
+
+mod common;
+
+use ambos_vcpu::{Engine, Request, Stop};
+use common::{CODE, DATA};
+use std::sync::Arc;
+use std::time::Duration;
+use vm_memory::{Bytes, GuestAddress};
+
+#[test]
+fn code_that_changes_itself_runs_as_changed() {
+    let (mut engine, ram, _) = common::translator();
+    let mut start = common::state();
+    start.gpr[1] = 1000;
+    start.gpr[3] = CODE + 2;
+    // again: mov al, 0 (its immediate is at rbx-1); movzx eax, al; add edx, eax; inc byte [rbx-1];
+    // dec rcx; jnz again; hlt
+    let code = [
+        0xb0, 0x00, 0x0f, 0xb6, 0xc0, 0x01, 0xc2, 0xfe, 0x43, 0xff, 0x48, 0xff, 0xc9, 0x75, 0xf1,
+        0xf4,
+    ];
+    let (state, _) = common::run(&mut engine, &ram, &start, &code);
+    let expected: u64 = (0..1000u64).map(|value| value & 0xff).sum();
+    assert_eq!(state.gpr[2].wrapping_sub(0x600), expected);
+    assert!(engine.statistics().invalidated > 0);
+}
+
+#[test]
+fn a_request_ends_an_endless_loop() {
+    let (mut engine, ram, attention) = common::translator();
+    // again: inc rax; jmp again
+    ram.memory().write_slice(&[0x48, 0xff, 0xc0, 0xeb, 0xfb], GuestAddress(CODE)).unwrap();
+    engine.set_state(&common::state());
+    let other = Arc::clone(&attention);
+    let asker = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        other.raise(Request::STOP);
+    });
+    assert_eq!(engine.run(&mut common::Nothing::default(), None), Stop::Asked);
+    asker.join().unwrap();
+    assert!(engine.state().gpr[0] > 100_000);
+}
+
+#[test]
+fn an_interrupt_is_delivered_to_chained_code() {
+    let (mut engine, ram, attention) = common::translator();
+    // again: add rax, 1; jnc again — the flags are live where the loop begins
+    let code = [0x48, 0x83, 0xc0, 0x01, 0x73, 0xfa];
+    ram.memory().write_slice(&code, GuestAddress(CODE)).unwrap();
+    let mut start = common::state();
+    start.rflags |= 0x200;
+    engine.set_state(&start);
+    let other = Arc::clone(&attention);
+    let asker = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        other.raise(Request::INTERRUPT);
+    });
+    let mut platform = common::Nothing::default();
+    platform.interrupts.push(0x40);
+    // The handler halts.
+    assert_eq!(engine.run(&mut platform, None), Stop::Halted);
+    asker.join().unwrap();
+    let returns_to: u64 = ram.memory().read_obj(GuestAddress(engine.state().gpr[4])).unwrap();
+    assert!((CODE..CODE + 6).contains(&returns_to));
+}
+
+#[test]
+fn faults_of_the_host_become_the_guests() {
+    let divide: &[u8] = &[0x48, 0xf7, 0xf6];
+    // movaps xmm1, [rbx+1]
+    let misaligned: &[u8] = &[0x0f, 0x28, 0x4b, 0x01];
+    for (last, error_code) in [(divide, false), (misaligned, true)] {
+        let (mut engine, ram, _) = common::translator();
+        let (mut reference, reference_ram) = common::interpreter();
+        // again: mov rax, r15; xor edx, edx; mov r10, r15; (loops with rsi counting down)
+        let mut code = vec![0x4c, 0x89, 0xf8, 0x31, 0xd2, 0x4d, 0x89, 0xfa];
+        // dec rsi; jnz again; the faulting instruction; hlt
+        code.extend([0x48, 0xff, 0xce, 0x75, 0xf3]);
+        let fault_at = CODE + code.len() as u64;
+        code.extend(last);
+        code.push(0xf4);
+        let mut start = common::state();
+        (start.gpr[6], start.gpr[15], start.gpr[3]) = (100, 77, DATA);
+        // Twice, so that the tail is hot as well.
+        for _ in 0..5 {
+            let (got, _) = common::run(&mut engine, &ram, &start, &code);
+            let (want, _) = common::run(&mut reference, &reference_ram, &start, &code);
+            assert_eq!(got.gpr, want.gpr);
+            assert_eq!(got.rip, want.rip);
+            let frame = got.gpr[4] + if error_code { 8 } else { 0 };
+            let at: u64 = ram.memory().read_obj(GuestAddress(frame)).unwrap();
+            assert_eq!(at, fault_at);
+        }
+        assert!(engine.statistics().host_faults > 0, "{:?}", engine.statistics());
+    }
+}
+
+#[test]
+fn a_full_code_cache_starts_anew() {
+    let ram = common::ram();
+    let attention = Arc::new(ambos_vcpu::Attention::default());
+    let options = ambos_translate::Options { code_cache: 1 << 20, threshold: 0 };
+    let mut engine =
+        ambos_translate::Translator::new(Arc::clone(&ram), attention, options).unwrap();
+    // Many small blocks, each translated when it is first run.
+    let mut at = CODE;
+    while at + 0x20 < common::ABSENT {
+        // add rax, 1; jmp +0
+        let block = [0x48, 0x83, 0xc0, 1, 0xeb, 0];
+        ram.memory().write_slice(&block, GuestAddress(at)).unwrap();
+        at += 6;
+    }
+    ram.memory().write_slice(&[0xf4], GuestAddress(at)).unwrap();
+    engine.set_state(&common::state());
+    assert_eq!(engine.run(&mut common::Nothing::default(), None), Stop::Halted);
+    assert_eq!(engine.state().gpr[0], (at - CODE) / 6);
+    assert!(engine.statistics().flushes > 0, "{:?}", engine.statistics());
+}
