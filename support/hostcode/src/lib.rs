@@ -15,8 +15,8 @@ pub mod alu;
 pub mod arena;
 pub mod guard;
 pub mod mem;
-pub mod stage;
 pub mod signals;
+pub mod stage;
 pub mod windows;
 
 pub use alu::Word;
