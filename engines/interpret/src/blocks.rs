@@ -76,6 +76,12 @@ impl BlockCache {
         Some(block)
     }
 
+    /// Whether `block` is one of the cache and its code has not been written to since.
+    #[inline]
+    pub fn is_current(&self, ram: &GuestRam, block: &Block) -> bool {
+        ram.page_flags().version(block.ram_page) == block.version && block.ram_page != usize::MAX
+    }
+
     /// Adds a block.
     pub fn insert(
         &mut self,

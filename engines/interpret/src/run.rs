@@ -44,7 +44,7 @@ impl Engine for Cpu {
             if budget.is_some_and(|budget| self.events - events >= budget) {
                 return Stop::Budget;
             }
-            if let Some(stop) = self.run_block(platform, limit) {
+            if let Some(stop) = self.run_block_repeatedly(platform, limit) {
                 return stop;
             }
         }
@@ -103,10 +103,37 @@ impl Cpu {
             Ok(block) => block,
             Err(exit) => return self.leave(platform, exit, None),
         };
-        if block.ops.len() <= limit {
-            return self.run_ops(platform, &block, block.ops.len());
+        let count = block.ops.len().min(limit);
+        self.run_ops(platform, &block, count)
+    }
+
+    /// Runs one block like [`Cpu::run_block`], and again as long as it jumps to its own start: a loop
+    /// whose body is one block needs no further look-up.
+    #[inline]
+    fn run_block_repeatedly(&mut self, platform: &mut dyn Platform, limit: usize) -> Option<Stop> {
+        let block = match self.fetch(platform) {
+            Ok(block) => block,
+            Err(exit) => return self.leave(platform, exit, None),
+        };
+        let (start, mode) = (self.native.gpr[RIP], self.mode);
+        let mut left = limit;
+        loop {
+            let count = block.ops.len().min(left);
+            let stop = self.run_ops(platform, &block, count);
+            left = left.saturating_sub(count);
+            // Whatever makes the block or its translation stale ends it by other means than a jump
+            // to its own start, or shows in one of these.
+            let again = self.native.gpr[RIP] == start
+                && self.mode == mode
+                && left > 0
+                && stop.is_none()
+                && !self.slow
+                && self.attention.pending().is_empty()
+                && self.blocks.is_current(&self.ram, &block);
+            if !again {
+                return stop;
+            }
         }
-        self.run_ops(platform, &block, limit)
     }
 
     #[inline(always)]
