@@ -76,6 +76,11 @@ fn standard_kernel() {
 }
 
 #[test]
+fn standard_kernel_interpreted() {
+    boots_cleanly(&["--engine", "interpret"]);
+}
+
+#[test]
 fn cloud_kernel_on_two_vcpus() {
     let log = boots_cleanly(&["--guest", "debian-cloud", "--cpus", "2"]);
     assert!(log.contains("smp: Brought up 1 node, 2 CPUs"), "{log}");
@@ -127,6 +132,6 @@ fn a_shell_takes_commands_from_a_pipe() {
     assert!(console.contains("42 is it"), "{console}");
     assert_eq!(output.status.code(), Some(0));
     let table = String::from_utf8_lossy(&output.stderr);
-    assert!(table.contains("guest instructions"), "{table}");
+    assert!(table.contains("guest instructions interpreted"), "{table}");
     assert!(table.contains("16550 serial port"), "{table}");
 }

@@ -56,6 +56,11 @@ pub trait Engine {
     /// Whether maskable interrupts are enabled: they end a halt.
     fn interrupts_enabled(&self) -> bool;
 
+    /// What the engine counts of its own work beyond interceptions, with English labels.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
     /// Guest instructions completed since the engine was made.
     fn instructions(&self) -> u64;
 }

@@ -569,6 +569,10 @@ enum Filled {
 }
 
 impl Engine for Translator {
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.statistics().table().to_vec()
+    }
+
     fn state(&self) -> CpuState {
         self.head.cpu.save_state()
     }

@@ -8,6 +8,7 @@
 
 mod control;
 mod cpu_model;
+mod engine;
 mod machine;
 mod msrs;
 mod platform;
@@ -18,5 +19,6 @@ mod vcpu;
 
 pub use control::Outcome;
 pub use cpu_model::CpuModel;
-pub use machine::{AfterReset, Config, EngineKind, Handle, Loader, Machine, MachineError};
+pub use engine::{EngineError, EngineKind};
+pub use machine::{AfterReset, Config, Handle, Loader, Machine, MachineError};
 pub use statistics::Statistics;

@@ -2,6 +2,7 @@
 
 use crate::control::{Control, Outcome};
 use crate::cpu_model::CpuModel;
+use crate::engine::{EngineError, EngineKind};
 use crate::msrs::PlatformMsrs;
 use crate::platform::VcpuPlatform;
 use crate::shootdown::Member;
@@ -10,28 +11,17 @@ use crate::tsc::{self, GuestTsc};
 use crate::vcpu::Vcpu;
 use ambos_boot::{BootConfig, BootError};
 use ambos_clock::VmClock;
-use ambos_hostcode::ArenaError;
 use ambos_intercept::{Device, Ledger, UnservedLog};
-use ambos_interpret::Cpu;
 use ambos_memory::{GuestRam, MemoryError};
 use ambos_pc::apic::{ApicVcpu, TimeStampCounter};
 use ambos_pc::chipset::{ChipsetError, PcChipset, PcConfig};
-use ambos_vcpu::{Attention, CpuState, Engine};
+use ambos_vcpu::{Attention, CpuState};
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 use thiserror::Error;
-
-/// What executes guest code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum EngineKind {
-    /// The fastest there is.
-    #[default]
-    Auto,
-    /// The interpreter.
-    Interpret,
-}
 
 /// Reads what to boot.
 pub type Loader = Box<dyn FnMut() -> Result<BootConfig, Box<dyn Error + Send + Sync>>>;
@@ -76,9 +66,9 @@ pub enum MachineError {
     /// The chips do not go together.
     #[error(transparent)]
     Chipset(#[from] ChipsetError),
-    /// The engine gets no executable memory.
+    /// There is no engine.
     #[error(transparent)]
-    Engine(#[from] ArenaError),
+    Engine(#[from] EngineError),
     /// The host refuses threads.
     #[error("cannot start a thread for a vCPU")]
     Thread(#[source] std::io::Error),
@@ -162,6 +152,7 @@ pub struct Machine {
     unserved: Arc<UnservedLog>,
     labels: Vec<String>,
     instructions: u64,
+    counters: BTreeMap<&'static str, u64>,
     resets: u64,
     entry: CpuState,
 }
@@ -190,6 +181,7 @@ impl Machine {
             unserved: Arc::default(),
             labels: Vec::new(),
             instructions: 0,
+            counters: BTreeMap::new(),
             resets: 0,
             entry,
         })
@@ -241,9 +233,9 @@ impl Machine {
                 let control = Arc::clone(&self.control);
                 let life = move || {
                     let guard = EndOnPanic(control);
-                    let instructions = vcpu.run();
+                    let work = vcpu.run();
                     std::mem::forget(guard);
-                    instructions
+                    work
                 };
                 match builder.spawn_scoped(scope, life) {
                     Ok(thread) => threads.push(thread),
@@ -258,17 +250,22 @@ impl Machine {
                 clock.fire_due();
                 self.input.lock().unwrap_or_else(PoisonError::into_inner).drain();
             }
-            let mut instructions = 0;
+            let mut all = Vec::new();
             for thread in threads {
                 match thread.join() {
-                    Ok(count) => instructions += count?,
+                    Ok(work) => all.push(work?),
                     Err(panic) => std::panic::resume_unwind(panic),
                 }
             }
-            Ok(instructions)
+            Ok(all)
         });
         self.input.lock().unwrap_or_else(PoisonError::into_inner).chipset = None;
-        self.instructions += result?;
+        for work in result? {
+            self.instructions += work.instructions;
+            for (label, count) in work.counters {
+                *self.counters.entry(label).or_default() += count;
+            }
+        }
         Ok(self.control.take_outcome())
     }
 
@@ -306,12 +303,8 @@ impl Machine {
             });
             let (kind, ram) = (self.engine, Arc::clone(&self.ram));
             let vcpu_attention = Arc::clone(attention);
-            let make_engine = move || -> Result<Box<dyn Engine>, ArenaError> {
-                let mut engine: Box<dyn Engine> = match kind {
-                    EngineKind::Auto | EngineKind::Interpret => {
-                        Box::new(Cpu::new(Arc::clone(&ram), Arc::clone(&vcpu_attention))?)
-                    }
-                };
+            let make_engine = move || {
+                let mut engine = kind.make(&ram, &vcpu_attention)?;
                 if let Some(state) = &initial {
                     engine.set_state(state);
                 }
@@ -349,6 +342,7 @@ impl Machine {
             &self.unserved,
             &self.labels,
             self.instructions,
+            &self.counters,
             self.resets,
         )
     }

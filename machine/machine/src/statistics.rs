@@ -16,12 +16,15 @@ pub(crate) const SCHEMA: u32 = 1;
 pub struct Statistics {
     /// Version of this form.
     pub schema: u32,
-    /// Guest instructions completed, by all vCPUs.
+    /// Guest instructions that engines counted, of all vCPUs: the interpreter counts each one, translated
+    /// code does not count.
     pub instructions: u64,
     /// How often the guest was booted again.
     pub resets: u64,
     /// Interceptions by class and label, most frequent first.
     pub intercepts: Vec<Line>,
+    /// What the engine counts of its own work.
+    pub engine: Vec<Counter>,
     /// What could not be served.
     pub unserved: Vec<UnservedLine>,
     /// Unserved requests of kinds that found the list full.
@@ -39,6 +42,15 @@ pub struct Line {
     pub count: u64,
     /// Host time spent, in nanoseconds; zero where it is only counted.
     pub nanoseconds: u64,
+}
+
+/// A counter of the engine.
+#[derive(Debug, Clone, Serialize)]
+pub struct Counter {
+    /// What it counts.
+    pub label: &'static str,
+    /// How often.
+    pub count: u64,
 }
 
 /// One kind of request that could not be served.
@@ -60,6 +72,7 @@ impl Statistics {
         unserved: &UnservedLog,
         devices: &[String],
         instructions: u64,
+        counters: &BTreeMap<&'static str, u64>,
         resets: u64,
     ) -> Self {
         let mut sums: BTreeMap<(&'static str, String), (u64, u64)> = BTreeMap::new();
@@ -92,6 +105,7 @@ impl Statistics {
             instructions,
             resets,
             intercepts,
+            engine: counters.iter().map(|(&label, &count)| Counter { label, count }).collect(),
             unserved: entries.collect(),
             unserved_dropped: unserved.dropped(),
         }
@@ -157,7 +171,10 @@ impl fmt::Display for Statistics {
             };
             writeln!(f, "{:<12} {:<32} {:>14} {:>12}", line.class, line.label, line.count, time)?;
         }
-        writeln!(f, "{} guest instructions", self.instructions)?;
+        for counter in &self.engine {
+            writeln!(f, "{:<12} {:<32} {:>14}", "engine", counter.label, counter.count)?;
+        }
+        writeln!(f, "{} guest instructions interpreted", self.instructions)?;
         if self.resets > 0 {
             writeln!(f, "{} resets", self.resets)?;
         }

@@ -1,17 +1,24 @@
 //! The life of one vCPU on its thread.
 
 use crate::control::{Control, Outcome};
+use crate::engine::EngineError;
 use crate::platform::VcpuPlatform;
 use ambos_clock::VmClock;
-use ambos_hostcode::ArenaError;
 use ambos_intercept::Intercept;
 use ambos_vcpu::{Attention, CpuState, Engine, Request, Segment, Stop};
 use std::sync::Arc;
 
+/// What an engine did in one run of a machine.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub(crate) instructions: u64,
+    pub(crate) counters: Vec<(&'static str, u64)>,
+}
+
 /// A vCPU, ready to run.
 pub(crate) struct Vcpu {
     /// Makes the engine, on the vCPU's own thread: engines stay on the thread that made them.
-    pub(crate) make_engine: Box<dyn Fn() -> Result<Box<dyn Engine>, ArenaError> + Send>,
+    pub(crate) make_engine: Box<dyn Fn() -> Result<Box<dyn Engine>, EngineError> + Send>,
     pub(crate) platform: VcpuPlatform,
     pub(crate) attention: Arc<Attention>,
     pub(crate) control: Arc<Control>,
@@ -21,16 +28,16 @@ pub(crate) struct Vcpu {
 }
 
 impl Vcpu {
-    /// Runs until the machine's run ends. Returns the instructions completed.
+    /// Runs until the machine's run ends. Returns what the engine did.
     ///
     /// # Errors
     ///
-    /// [`ArenaError`] if the engine gets no executable memory; the machine's run ends.
-    pub(crate) fn run(&mut self) -> Result<u64, ArenaError> {
+    /// [`EngineError`] if there is no engine; the machine's run ends.
+    pub(crate) fn run(&mut self) -> Result<Work, EngineError> {
         let mut engine =
             (self.make_engine)().inspect_err(|_| self.control.end(Outcome::Stopped))?;
         self.live(engine.as_mut());
-        Ok(engine.instructions())
+        Ok(Work { instructions: engine.instructions(), counters: engine.counters() })
     }
 
     fn live(&mut self, engine: &mut dyn Engine) {

@@ -118,6 +118,8 @@ pub(crate) enum Engine {
     Auto,
     /// The interpreter
     Interpret,
+    /// The binary translator
+    Translate,
 }
 
 /// Where the console goes.

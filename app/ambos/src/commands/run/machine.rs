@@ -81,6 +81,7 @@ pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, 
     let engine = match plan.engine {
         Engine::Auto => EngineKind::Auto,
         Engine::Interpret => EngineKind::Interpret,
+        Engine::Translate => EngineKind::Translate,
     };
     let Technique::Full = plan.technique;
     let files = plan.clone();
