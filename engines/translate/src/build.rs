@@ -88,7 +88,7 @@ pub(crate) struct Builder<'a> {
     pub(crate) code: &'a mut Code,
     pub(crate) set: SetLayout,
     pub(crate) counters: &'a mut Statistics,
-    cpu: &'a mut Cpu,
+    pub(crate) cpu: &'a mut Cpu,
     pub(crate) source: &'a Source<'a>,
     stubs: Stubs,
     info: InstructionInfoFactory,
@@ -443,7 +443,7 @@ impl Builder<'_> {
                 self.through_jump_cache(i64::from(release));
                 Done::End
             }
-            Action::Interpret => Done::Refused,
+            Action::Interpret => self.system(instruction, flags_live),
         }
     }
 

@@ -147,7 +147,9 @@ impl Builder<'_> {
     /// Goes on at the linear address in R10.
     pub(crate) fn through_jump_cache(&mut self, stack: i64) {
         let jumps = self.set.jumps;
-        self.code.pext(reg::R11, reg::R10, layout::JUMP_MASK);
+        self.code.rorx(reg::R11, reg::R10, 12);
+        self.code.lea(reg::R11, Mem::Sum(reg::R11, reg::R10));
+        self.code.pext(reg::R11, reg::R11, layout::JUMP_MASK);
         self.code.lea(reg::R11, Mem::Sum(reg::R11, reg::R11));
         self.code.store(Mem::Gs(layout::SAVED_RCX), reg::RCX);
         self.code.load(reg::RCX, Mem::GsIndex8(reg::R11, jumps));

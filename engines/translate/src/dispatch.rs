@@ -18,7 +18,7 @@ use ambos_interpret::exit::Exit;
 use ambos_interpret::mmu::{Access, BANKS, Bank, HostRange, SETS, Tlb, is_canonical};
 use ambos_memory::{GuestRam, PageFlags};
 use ambos_vcpu::{Attention, CpuState, Engine, Platform, Stop};
-use ambos_x86::{RFlags, Vector, gpr, xstate};
+use ambos_x86::{Cr4, RFlags, Vector, gpr, xstate};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -147,10 +147,15 @@ impl Translator {
         let control = [cpu.control.cr0, cpu.control.cr4, cpu.control.xcr0];
         if self.permissions.0 != control {
             let bit = |class, bit: u32| u32::from(cpu.check_class(class).is_ok()) << bit;
-            let bits = bit(Class::Sse, 0) | bit(Class::Avx, 1) | bit(Class::Avx512, 2);
+            let bits = bit(Class::Sse, 0)
+                | bit(Class::Avx, 1)
+                | bit(Class::Avx512, 2)
+                | u32::from(cpu.cr4().contains(Cr4::TSD)) << 3;
             self.permissions = (control, bits);
         }
-        Some(self.permissions.1 << 4 | 8 | cpu.mmu_index as u32)
+        Some(
+            self.permissions.1 << 4 | u32::from(cpu.mode.cpl) << 2 | cpu.mmu_index as u32 | 1 << 31,
+        )
     }
 
     /// The block at the instruction pointer, if it is translated or becomes so now.

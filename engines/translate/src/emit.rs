@@ -6,6 +6,7 @@ use iced_x86::{Encoder, Instruction};
 pub(crate) mod reg {
     pub(crate) const RAX: u8 = 0;
     pub(crate) const RCX: u8 = 1;
+    pub(crate) const RDX: u8 = 2;
     pub(crate) const RSP: u8 = 4;
     pub(crate) const RBP: u8 = 5;
     pub(crate) const R10: u8 = 10;

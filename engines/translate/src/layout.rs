@@ -5,9 +5,9 @@
 
 use ambos_hostcode::ThunkFrame;
 use ambos_interpret::Cpu;
-use ambos_interpret::cpu::NativeState;
+use ambos_interpret::cpu::{NativeState, seg};
 use ambos_interpret::mmu::{Bank, Set};
-use ambos_vcpu::VectorState;
+use ambos_vcpu::{Msrs, Segment, VectorState};
 use std::mem::offset_of;
 
 /// Scratch memory of generated code and of its entries and exits.
@@ -72,6 +72,18 @@ const CPU: usize = offset_of!(Head, cpu);
 const NATIVE: usize = CPU + offset_of!(Cpu, native);
 const VECTOR: usize = NATIVE + offset_of!(NativeState, vector);
 
+/// RFLAGS, whose arithmetic part is elsewhere while translated code runs.
+pub(crate) const RFLAGS: i32 = (NATIVE + offset_of!(NativeState, rflags)) as i32;
+/// Base of the GS segment register.
+pub(crate) const GS_BASE: i32 =
+    (CPU + offset_of!(Cpu, segments) + seg::GS * size_of::<Segment>() + offset_of!(Segment, base))
+        as i32;
+/// The base that SWAPGS swaps in.
+pub(crate) const KERNEL_GS_BASE: i32 =
+    (CPU + offset_of!(Cpu, msrs) + offset_of!(Msrs, kernel_gs_base)) as i32;
+/// What is added to the host's time-stamp counter.
+pub(crate) const TSC_OFFSET: i32 =
+    (CPU + offset_of!(Cpu, msrs) + offset_of!(Msrs, tsc_offset)) as i32;
 /// The guest's MXCSR.
 pub(crate) const MXCSR: i32 = (VECTOR + offset_of!(VectorState, mxcsr)) as i32;
 

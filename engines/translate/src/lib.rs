@@ -10,6 +10,7 @@
 //! - [`cache`]: which blocks there are; invalidation. [`site`]: the places where blocks leave.
 //! - [`build`]: from guest instructions to host code; [`classify`], [`liveness`], [`emit`].
 //! - [`control`]: how blocks go on.
+//! - [`system`]: frequent system instructions.
 //! - [`memory`]: how memory operands are reached.
 //! - [`stubs`], [`layout`], [`native`]: entry, exit and the data that generated code shares.
 #![allow(rustdoc::private_intra_doc_links, reason = "the map of the crate is for its readers")]
@@ -28,6 +29,7 @@ mod options;
 mod site;
 mod statistics;
 mod stubs;
+mod system;
 
 pub use dispatch::Translator;
 pub use options::{Options, TranslatorError};

@@ -17,7 +17,8 @@ use std::sync::Arc;
 
 /// Translations in each direct-mapped cache.
 pub const ENTRIES: usize = 1024;
-/// Entries of a jump cache, found by the low 12 bits of the address.
+/// Entries of a jump cache, found by the low 12 bits of the sum of the address and the address rotated right
+/// by 12.
 pub const JUMPS: usize = 4096;
 /// Address spaces that are cached at the same time.
 pub const BANKS: usize = 8;
@@ -117,6 +118,13 @@ fn large_slot(linear: u64) -> (usize, u64) {
 #[inline(always)]
 fn slot(linear: u64) -> usize {
     (linear >> 12) as usize & (ENTRIES - 1)
+}
+
+/// The slot of a linear address in a jump cache: functions begin at few offsets in their pages, so
+/// the page's number counts as well.
+#[inline]
+fn jump_slot(linear: u64) -> usize {
+    linear.wrapping_add(linear.rotate_right(12)) as usize & (JUMPS - 1)
 }
 
 /// The tag of an empty entry: a page that belongs into the next slot.
@@ -257,7 +265,7 @@ impl Tlb {
             return;
         }
         self.banks[current].filled[set] = true;
-        self.bank_mut(current).sets[set].jumps[linear as usize & (JUMPS - 1)] =
+        self.bank_mut(current).sets[set].jumps[jump_slot(linear)] =
             Jump { negated: linear.wrapping_neg(), code };
     }
 
@@ -476,7 +484,7 @@ mod tests {
     #[test]
     fn jumps_go_with_the_fetch_translation_of_their_page() {
         let mut tlb = Tlb::new().unwrap();
-        let jump = |tlb: &Tlb| tlb.bank(tlb.current).sets[Tlb::USER].jumps[0x10];
+        let jump = |tlb: &Tlb| tlb.bank(tlb.current).sets[Tlb::USER].jumps[0x17];
         tlb.set_jump(Tlb::USER, 0x7010, 99);
         assert_eq!(jump(&tlb).code, 0);
         tlb.insert_fetch(true, 0x7000, 0, 0, 0);
