@@ -30,6 +30,8 @@ pub(crate) struct Arguments {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Monitor {
     Ambos,
+    /// Ambos with its interpreter alone.
+    Interpreter,
     Qemu,
 }
 
@@ -37,17 +39,20 @@ impl Monitor {
     fn name(self) -> &'static str {
         match self {
             Self::Ambos => "ambos",
+            Self::Interpreter => "interpreter",
             Self::Qemu => "qemu-tcg",
         }
     }
 }
 
+/// Everyone; QEMU is the last.
+const ALL: [Monitor; 3] = [Monitor::Ambos, Monitor::Interpreter, Monitor::Qemu];
+
 /// Measures and prints.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), String> {
     let ambos = build()?;
     let qemu = Command::new("qemu-system-x86_64").arg("--version").output().is_ok();
-    let monitors: &[Monitor] =
-        if qemu { &[Monitor::Ambos, Monitor::Qemu] } else { &[Monitor::Ambos] };
+    let monitors: &[Monitor] = if qemu { &ALL } else { &ALL[..2] };
     if !qemu {
         println!("qemu-system-x86_64 is not installed: there is nothing to compare with");
     }
@@ -64,7 +69,7 @@ fn measure(ambos: &Path, monitors: &[Monitor], folder: &Path, runs: usize) -> Re
         std::fs::write(path, loop_image(iterations))
             .map_err(|error| format!("cannot write {path:?}: {error}"))?;
     }
-    println!("{:<28} {:<9} {:>12} {:>8}", "measurement", "monitor", "median", "spread");
+    println!("{:<28} {:<11} {:>12} {:>8}", "measurement", "monitor", "median", "spread");
     let mips = alternate(monitors, runs, |monitor| {
         let base = time_to_end(ambos, monitor, &empty)?;
         let all = time_to_end(ambos, monitor, &full)?;
@@ -116,13 +121,13 @@ fn report(
         let median = sorted[sorted.len() / 2];
         let spread = (sorted[sorted.len() - 1] - sorted[0]) / median.max(1e-9) * 100.0;
         println!(
-            "{what:<28} {:<9} {:>12} {spread:>7.0}%",
+            "{what:<28} {:<11} {:>12} {spread:>7.0}%",
             monitor.name(),
             format!("{median:.2} {unit}"),
         );
         medians.push(median);
     }
-    if let [ours, theirs] = medians[..] {
+    if let [ours, .., theirs] = medians[..] {
         let ratio = if more_is_better { ours / theirs } else { theirs / ours };
         println!("{:<28} {ratio:.2} times as fast as QEMU's TCG", "");
     }
@@ -152,9 +157,9 @@ fn guest_files(flavour: Flavour) -> Result<(PathBuf, PathBuf), String> {
 /// Seconds that a guest takes which ends the monitor by itself.
 fn time_to_end(ambos: &Path, monitor: Monitor, image: &Path) -> Result<f64, String> {
     let mut command = match monitor {
-        Monitor::Ambos => {
-            let mut command = Command::new(ambos);
-            command.args(["run", "--debug-exit", "--memory", "16M", "--kernel"]).arg(image);
+        Monitor::Ambos | Monitor::Interpreter => {
+            let mut command = ours(ambos, monitor);
+            command.args(["--debug-exit", "--memory", "16M", "--kernel"]).arg(image);
             command
         }
         Monitor::Qemu => {
@@ -183,9 +188,9 @@ fn boot(
 ) -> Result<(f64, f64), String> {
     let append = "console=ttyS0 quiet panic=-1";
     let mut command = match monitor {
-        Monitor::Ambos => {
-            let mut command = Command::new(ambos);
-            command.args(["run", "--memory", "512M", "--append", append, "--kernel"]);
+        Monitor::Ambos | Monitor::Interpreter => {
+            let mut command = ours(ambos, monitor);
+            command.args(["--memory", "512M", "--append", append, "--kernel"]);
             command.arg(kernel).arg("--initrd").arg(initrd);
             command
         }
@@ -206,6 +211,14 @@ fn boot(
     let _ = child.wait();
     reached.map_err(|seen| format!("{} did not reach /init: {seen}", monitor.name()))?;
     Ok((seconds, memory))
+}
+
+/// `ambos run` with the engine that is measured.
+fn ours(ambos: &Path, monitor: Monitor) -> Command {
+    let mut command = Command::new(ambos);
+    let engine = if monitor == Monitor::Interpreter { "interpret" } else { "auto" };
+    command.args(["run", "--engine", engine]);
+    command
 }
 
 fn qemu() -> Command {

@@ -91,8 +91,8 @@ impl Cpu {
             platform.unserved().record(what, self.native.gpr[RIP], &[]);
             return Err(Fault::UD.into());
         };
-        if translation.large {
-            self.tlb.note_large_page(linear);
+        if translation.page_bits > 12 {
+            self.tlb.note_large_page(linear, translation.page_bits);
         }
         self.tlb.insert_fetch(user, linear, gpa_page, host_page, ram_page);
         Ok(CodePage { gpa_page, host_page, ram_page })

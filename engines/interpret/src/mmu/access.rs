@@ -298,8 +298,8 @@ impl Cpu {
             return Ok(HostRange::Device(translation.gpa));
         };
         let host = host_page + (linear & 0xfff) as usize;
-        if translation.large {
-            self.tlb.note_large_page(linear);
+        if translation.page_bits > 12 {
+            self.tlb.note_large_page(linear, translation.page_bits);
         }
         if watched {
             if access.write {

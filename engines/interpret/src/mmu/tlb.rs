@@ -103,15 +103,17 @@ pub struct Tlb {
     windows: Arc<Windows>,
     banks: [BankState; BANKS],
     fetches: Vec<[Fetches; 2]>,
-    /// 1 GiB regions, by a hash of their number, in which parts of larger pages are cached.
+    /// 4 MiB regions, by a hash of their number, in which parts of 2 or 4 MiB pages are cached.
     large: Box<[u64; LARGE_WORDS]>,
+    /// Parts of 1 GiB pages are cached.
+    huge: bool,
     current: usize,
     switches: u64,
 }
 
-/// Word and bit of the filter of large pages: by 1 GiB region, the largest page there is.
+/// Word and bit of the filter of large pages.
 fn large_slot(linear: u64) -> (usize, u64) {
-    let region = (linear >> 30) as usize;
+    let region = (linear >> 22) as usize;
     (region & (LARGE_WORDS - 1), 1 << (region >> 6 & 63))
 }
 
@@ -164,6 +166,7 @@ impl Tlb {
             banks: Default::default(),
             fetches: (0..BANKS).map(|_| [fetches(), fetches()]).collect(),
             large: Box::new([0; LARGE_WORDS]),
+            huge: false,
             current: 0,
             switches: 0,
         };
@@ -351,12 +354,13 @@ impl Tlb {
         }
         self.clear(current);
         self.large.fill(0);
+        self.huge = false;
     }
 
     /// Drops the translations of the page of `linear`, in all address spaces.
     pub fn flush_page(&mut self, linear: u64) {
         let (word, bit) = large_slot(linear);
-        if self.large[word] & bit != 0 {
+        if self.huge || self.large[word] & bit != 0 {
             // The page may be a large one, cached in many parts.
             self.flush_all();
             return;
@@ -383,7 +387,11 @@ impl Tlb {
     }
 
     /// Notes that a part of a page larger than 4 KiB is cached.
-    pub(crate) fn note_large_page(&mut self, linear: u64) {
+    pub(crate) fn note_large_page(&mut self, linear: u64, page_bits: u32) {
+        if page_bits > 22 {
+            self.huge = true;
+            return;
+        }
         let (word, bit) = large_slot(linear);
         self.large[word] |= bit;
     }

@@ -14,8 +14,8 @@ pub struct Translation {
     pub gpa: u64,
     /// A write needs no further walk: the page is writable for this access and already dirty.
     pub write_ready: bool,
-    /// The page is larger than 4 KiB.
-    pub large: bool,
+    /// Bits of an offset within the page: 12, or more for larger pages.
+    pub page_bits: u32,
 }
 
 /// One paging mode's shape.
@@ -36,7 +36,7 @@ impl Cpu {
             return Err(Fault::GP0);
         }
         if !self.cr0().contains(Cr0::PG) {
-            return Ok(Translation { gpa: linear & 0xffff_ffff, write_ready: true, large: false });
+            return Ok(Translation { gpa: linear & 0xffff_ffff, write_ready: true, page_bits: 12 });
         }
         self.walk(linear, access).map_err(|error| {
             self.fault_address = linear;
@@ -135,7 +135,7 @@ impl Cpu {
             let write_ready = dirty
                 && key & 2 == 0
                 && self.check(write_access, writable, user, no_execute, cr0, cr4).is_ok();
-            return Ok(Translation { gpa: frame | linear & offset_mask, write_ready, large });
+            return Ok(Translation { gpa: frame | linear & offset_mask, write_ready, page_bits });
         }
     }
 
