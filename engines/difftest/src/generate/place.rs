@@ -3,8 +3,8 @@
 use crate::case::{Memory, Registers};
 use crate::layout;
 use crate::random::Random;
-use ambos_x86::{PAGE_SIZE, RFlags};
 use ambos_x86::gpr::{RBP, RCX, RDI, RSI, RSP};
+use ambos_x86::{PAGE_SIZE, RFlags};
 use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic as M, OpKind, Register};
 
 /// Where to point an operand of `size` bytes.
@@ -308,8 +308,8 @@ fn value(registers: &Registers, register: Register, element: usize, size: usize)
 
 /// Address of the explicit memory operand.
 pub(crate) fn operand_address(instruction: &Instruction, registers: &Registers) -> Option<u64> {
-    let index = (0..instruction.op_count())
-        .find(|&index| instruction.op_kind(index) == OpKind::Memory)?;
+    let index =
+        (0..instruction.op_count()).find(|&index| instruction.op_kind(index) == OpKind::Memory)?;
     instruction.virtual_address(index, 0, |register, element, size| {
         value(registers, register, element, size)
     })
