@@ -1,6 +1,6 @@
 //! What counts as a difference.
 
-use crate::case::{Case, End, Memory, Outcome, Registers};
+use crate::case::{Case, End, Fault, Memory, Outcome, Registers};
 use crate::generate::place;
 use ambos_x86::RFlags;
 use iced_x86::{Code, Instruction, Mnemonic as M};
@@ -22,6 +22,8 @@ pub(crate) struct Tolerance {
     flags: u64,
     /// Ranges of memory that are not compared.
     memory: Vec<(u64, u64)>,
+    /// Which byte of the page a page fault is reported for is the processor's choice.
+    fault_offset: bool,
 }
 
 impl Tolerance {
@@ -40,14 +42,24 @@ impl Tolerance {
             Code::Fxsave_m512byte | Code::Fxsave64_m512byte => &[(5, 19), (464, 48)],
             _ => &[],
         };
-        let memory = match place::addresses(instruction, registers) {
-            Some(addresses) if !open.is_empty() => {
-                let at = addresses.first().map_or(0, |&(at, _)| at);
+        let memory = match place::operand_address(instruction, registers) {
+            Some(at) if !open.is_empty() => {
                 open.iter().map(|&(offset, size)| (at.wrapping_add(offset), size)).collect()
             }
             _ => Vec::new(),
         };
-        Self { flags, memory }
+        let fault_offset = matches!(
+            instruction.mnemonic(),
+            M::Fnstenv
+                | M::Fnsave
+                | M::Fldenv
+                | M::Frstor
+                | M::Fxsave
+                | M::Fxsave64
+                | M::Fxrstor
+                | M::Fxrstor64
+        );
+        Self { flags, memory, fault_offset }
     }
 }
 
@@ -59,7 +71,7 @@ pub(crate) fn difference(
     got: &Outcome,
 ) -> Option<String> {
     let mut text = String::new();
-    if !same_end(&expected.end, &got.end) {
+    if !same_end(&expected.end, &got.end, tolerance) {
         note(&mut text, "end", &describe(&expected.end), &describe(&got.end));
         return Some(text);
     }
@@ -148,8 +160,14 @@ pub(crate) fn bytes(bytes: &[u8]) -> String {
     })
 }
 
-fn same_end(a: &End, b: &End) -> bool {
-    a == b
+fn same_end(expected: &End, got: &End, tolerance: &Tolerance) -> bool {
+    let page = |end: &End| match *end {
+        End::Faulted { rip, fault } if tolerance.fault_offset => {
+            End::Faulted { rip, fault: Fault { address: fault.address & !0xfff, ..fault } }
+        }
+        end => end,
+    };
+    page(expected) == page(got)
 }
 
 fn describe(end: &End) -> String {

@@ -6,8 +6,10 @@ use std::ptr;
 
 /// Size of the stage's pages.
 pub const PAGE: usize = 4096;
-/// Pages: inaccessible, accessible, inaccessible, inaccessible.
-const PAGES: usize = 4;
+/// Pages of one half: inaccessible, accessible, inaccessible, inaccessible.
+const HALF: usize = 4;
+/// The second half is readable where the first one is inaccessible.
+const PAGES: usize = 2 * HALF;
 
 /// Which part of an operand is accessible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +22,7 @@ pub enum Accessible {
     Nothing,
 }
 
-/// One accessible page among inaccessible ones.
+/// One accessible page among inaccessible ones, and another one among read-only ones.
 #[derive(Debug)]
 pub struct Stage {
     base: usize,
@@ -44,23 +46,36 @@ impl Stage {
             return Err(error("stage"));
         }
         let stage = Self { base: base as usize };
-        // SAFETY: the second page lies inside the mapping made above.
-        let result = unsafe {
-            let page = (stage.base + PAGE) as *mut libc::c_void;
-            libc::mprotect(page, PAGE, libc::PROT_READ | libc::PROT_WRITE)
+        let protect = |first: usize, count: usize, protection: i32| {
+            // SAFETY: the pages lie inside the mapping made above.
+            let result = unsafe {
+                let page = (stage.base + first * PAGE) as *mut libc::c_void;
+                libc::mprotect(page, count * PAGE, protection)
+            };
+            if result == 0 { Ok(()) } else { Err(error("stage")) }
         };
-        if result == 0 { Ok(stage) } else { Err(error("stage")) }
+        protect(1, 1, libc::PROT_READ | libc::PROT_WRITE)?;
+        protect(HALF, HALF, libc::PROT_READ)?;
+        protect(HALF + 1, 1, libc::PROT_READ | libc::PROT_WRITE)?;
+        for page in [1, HALF + 1] {
+            // Masked accesses differ where even the page tables are missing: have them made.
+            // SAFETY: the page has just been made writable.
+            unsafe { ((stage.base + page * PAGE) as *mut u8).write_volatile(0) };
+        }
+        Ok(stage)
     }
 
-    /// The host address for an operand at `offset` of its page, so that `accessible` holds. An
-    /// operand reaches at most one page beyond its first.
-    pub fn place(&self, offset: usize, accessible: Accessible) -> usize {
+    /// The host address for an operand at `offset` of its page, so that `accessible` holds; with
+    /// `readable`, what is not accessible can be read but not written. An operand reaches at most
+    /// one page beyond its first.
+    pub fn place(&self, offset: usize, accessible: Accessible, readable: bool) -> usize {
         let page = match accessible {
             Accessible::First => 1,
             Accessible::Second => 0,
             Accessible::Nothing => 2,
         };
-        self.base + page * PAGE + offset % PAGE
+        let half = if readable { HALF } else { 0 };
+        self.base + (half + page) * PAGE + offset % PAGE
     }
 }
 

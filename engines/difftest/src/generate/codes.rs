@@ -123,6 +123,7 @@ const EXCLUDED_FEATURES: &[F] = &[
     F::TSE,
     F::WAITPKG,
     F::TSXLDTRK,
+    F::SERIALIZE,
     F::PADLOCK_ACE,
     F::PADLOCK_PHE,
     F::PADLOCK_PMM,
@@ -180,11 +181,13 @@ fn is_near(code: Code, info: &OpCodeInfo) -> bool {
     }
 }
 
-/// Whether vendors define the code differently: 0F 0D with a register is a no-operation or undefined.
+/// Whether vendors define the code differently: 0F 0D with a register is a no-operation or
+/// undefined; MOVSXD to 16 bits reads two bytes or four.
 fn is_disputed(code: Code) -> bool {
     matches!(
         code,
-        Code::Reservednop_rm16_r16_0F0D
+        Code::Movsxd_r16_rm16
+            | Code::Reservednop_rm16_r16_0F0D
             | Code::Reservednop_rm32_r32_0F0D
             | Code::Reservednop_rm64_r64_0F0D
     )

@@ -76,6 +76,7 @@ impl Generator {
         if !place::place(&mut instruction, &mut registers, &mut memory, random) {
             return None;
         }
+        values::limit(&mut registers.vector, self.operands.components);
         let mut code = encode(&instruction, start)?;
         if random.chance(8) {
             add_prefix(&mut code, random);
@@ -112,8 +113,9 @@ pub(crate) fn decode(code: &[u8], start: u64) -> Option<Instruction> {
     let mut decoder = Decoder::with_ip(64, code, start, DecoderOptions::NONE);
     let instruction = decoder.decode();
     if instruction.is_invalid() {
-        // LOCK on what cannot be locked is #UD for certain.
-        return (code[0] == LOCK).then_some(instruction);
+        // LOCK on what cannot be locked is #UD for certain, but for AMD's way to name CR8.
+        let control = code.windows(2).any(|pair| matches!(pair, [0x0f, 0x20 | 0x22]));
+        return (code[0] == LOCK && !control).then_some(instruction);
     }
     let whole = instruction.len() == code.len();
     // Processors disagree on branches with an operand-size prefix.

@@ -3,8 +3,8 @@
 use crate::case::{Memory, Registers};
 use crate::layout;
 use crate::random::Random;
-use ambos_x86::PAGE_SIZE;
 use ambos_x86::gpr::{RBP, RCX, RDI, RSI, RSP};
+use ambos_x86::{PAGE_SIZE, RFlags};
 use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic as M, OpKind, Register};
 
 /// Where to point an operand of `size` bytes.
@@ -77,6 +77,9 @@ pub(crate) fn place(
 ) -> bool {
     let kinds: Vec<OpKind> =
         (0..instruction.op_count()).map(|index| instruction.op_kind(index)).collect();
+    if leaves_alignment_open(instruction) {
+        registers.rflags &= !RFlags::AC.bits();
+    }
     let gpr = &mut registers.gpr;
     if instruction.is_stack_instruction() {
         gpr[RSP] = target(random, 8);
@@ -117,6 +120,21 @@ pub(crate) fn place(
         };
     }
     contents(instruction, registers, memory, random)
+}
+
+/// Whether the processor chooses which alignment is checked, and when.
+fn leaves_alignment_open(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.mnemonic(),
+        M::Enter
+            | M::Maskmovq
+            | M::Maskmovdqu
+            | M::Vmaskmovdqu
+            | M::Fxsave
+            | M::Fxsave64
+            | M::Fxrstor
+            | M::Fxrstor64
+    )
 }
 
 /// The explicit memory operand.
@@ -219,15 +237,23 @@ fn contents(
     memory: &mut Memory,
     random: &mut Random,
 ) -> bool {
-    let operand = addresses(instruction, registers).and_then(|list| list.first().copied());
+    let operand = operand_address(instruction, registers);
     let landing = layout::LANDING.to_le_bytes();
     match instruction.flow_control() {
         FlowControl::Return => memory.write(registers.gpr[RSP], &landing),
         FlowControl::IndirectBranch | FlowControl::IndirectCall => {
             if instruction.op0_kind() == OpKind::Register {
                 registers.gpr[instruction.op0_register().number()] = layout::LANDING;
-            } else if let Some((at, _)) = operand {
+            } else if let Some(at) = operand {
                 memory.write(at, &landing);
+                // Processors disagree on what comes first, the bad target or the bad stack.
+                if (0..8).any(|offset| memory.read(at.wrapping_add(offset)).is_some())
+                    && (0..8).any(|offset| {
+                        memory.read(at.wrapping_add(offset)) != Some(landing[offset as usize])
+                    })
+                {
+                    return false;
+                }
             }
         }
         _ => {}
@@ -242,12 +268,12 @@ fn contents(
             return memory.read(second).is_none_or(|byte| byte & 0x41 == 0);
         }
         M::Ldmxcsr | M::Vldmxcsr if random.chance(80) => {
-            if let Some((at, _)) = operand {
+            if let Some(at) = operand {
                 memory.write(at, &(mode_bits as u32 & 0xffff).to_le_bytes());
             }
         }
         M::Fxrstor | M::Fxrstor64 if random.chance(80) => {
-            if let Some((at, _)) = operand {
+            if let Some(at) = operand {
                 memory.write(at.wrapping_add(24), &(mode_bits as u32 & 0xffff).to_le_bytes());
             }
         }
@@ -280,8 +306,17 @@ fn value(registers: &Registers, register: Register, element: usize, size: usize)
     }
 }
 
-/// Address and size of everything in memory that an instruction accesses, the explicit operand
-/// first. `None` if that cannot be told.
+/// Address of the explicit memory operand.
+pub(crate) fn operand_address(instruction: &Instruction, registers: &Registers) -> Option<u64> {
+    let index =
+        (0..instruction.op_count()).find(|&index| instruction.op_kind(index) == OpKind::Memory)?;
+    instruction.virtual_address(index, 0, |register, element, size| {
+        value(registers, register, element, size)
+    })
+}
+
+/// Address and size of everything in memory that an instruction accesses.
+/// `None` if that cannot be told.
 pub(crate) fn addresses(
     instruction: &Instruction,
     registers: &Registers,

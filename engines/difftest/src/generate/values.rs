@@ -112,21 +112,35 @@ pub(crate) fn flags(random: &mut Random) -> u64 {
     flags
 }
 
+/// How many vector registers there are and their size in bytes.
+fn registers(components: u64) -> (usize, usize) {
+    if components & xstate::AVX512 == xstate::AVX512 {
+        (32, 64)
+    } else if components & xstate::AVX != 0 {
+        (16, 32)
+    } else {
+        (16, 16)
+    }
+}
+
+/// Clears what the processor does not have.
+pub(crate) fn limit(state: &mut VectorState, components: u64) {
+    let (count, bytes) = registers(components);
+    for (number, register) in state.zmm.iter_mut().enumerate() {
+        register[if number < count { bytes } else { 0 }..].fill(0);
+    }
+}
+
 /// Vector and x87 registers, as far as `components` exist.
 pub(crate) fn vector(random: &mut Random, components: u64) -> VectorState {
     let mut state = VectorState::default();
-    let wide = components & xstate::AVX512 == xstate::AVX512;
-    let (registers, bytes) = match components {
-        _ if wide => (32, 64),
-        _ if components & xstate::AVX != 0 => (16, 32),
-        _ => (16, 16),
-    };
+    let (registers, bytes) = registers(components);
     for register in &mut state.zmm[..registers] {
         for lane_bytes in register[..bytes].chunks_exact_mut(8) {
             lane_bytes.copy_from_slice(&lane(random).to_le_bytes());
         }
     }
-    if wide {
+    if bytes == 64 {
         state.k = std::array::from_fn(|_| integer(random));
     }
     // Mostly masked exceptions; any rounding, flushing and sticky flags.

@@ -133,10 +133,11 @@ pub fn compare_exchange_8(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -
 pub fn compare_exchange_16(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     let gpr = &cpu.native.gpr;
     let (expected, new) = ((gpr[RAX], gpr[RDX]), (gpr[RBX], gpr[RCX]));
-    let linear = op.linear(cpu, 16, true)?;
-    if !linear.is_multiple_of(16) {
+    let base = cpu.linear_base[usize::from(op.seg) % 7];
+    if !op.effective_address(cpu).wrapping_add(base).is_multiple_of(16) {
         return Err(Fault::GP0.into());
     }
+    let linear = op.linear(cpu, 16, true)?;
     let held = match cpu.writable_in_place(platform, linear, 16)? {
         #[expect(unsafe_code, reason = "guest RAM is shared with other vCPUs")]
         // SAFETY: `writable_in_place` returns mapped, writable RAM for 16 bytes, as aligned in its

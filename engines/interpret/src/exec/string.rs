@@ -7,6 +7,7 @@
 use super::operand::by_size;
 use crate::cpu::{Cpu, seg};
 use crate::exit::{Exit, Step};
+use crate::mmu::Tlb;
 use crate::op::{Handler, Op};
 use ambos_hostcode::mem::{self, Cell};
 use ambos_vcpu::{Platform, PortWidth};
@@ -93,6 +94,11 @@ fn destination_linear<W: Cell>(cpu: &Cpu, op: &Op, offset: u64, write: bool) -> 
     Ok(offset)
 }
 
+/// Whether elements may be worked on many at a time: no segment limits, no alignment checks.
+fn in_bulk(cpu: &Cpu, op: &Op) -> bool {
+    !op.checked && cpu.mmu_index != Tlb::USER_ALIGNED
+}
+
 /// Ends one round of a repeated instruction.
 fn again(cpu: &mut Cpu, cursor: &Cursor, left: u64) -> Step {
     cursor.set(cpu, RCX, left);
@@ -118,7 +124,7 @@ fn move_string<W: Cell>(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> 
     let to = destination_linear::<W>(cpu, op, to_offset, true)?;
     let wrap = cursor.before_wrap(from_offset).min(cursor.before_wrap(to_offset));
     let chunk = count.min(cursor.in_page(from)).min(cursor.in_page(to)).min(wrap);
-    if chunk > 1 && !op.checked {
+    if chunk > 1 && in_bulk(cpu, op) {
         let source = cpu.readable_in_place(platform, from, W::SIZE)?;
         let target = writable_page(cpu, platform, to, &cursor, chunk)?;
         if let (Some(source), Some(target)) = (source, target) {
@@ -135,7 +141,9 @@ fn move_string<W: Cell>(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> 
     }
     let mut left = count;
     for _ in 0..count.min(SLOW_ELEMENTS) {
-        cursor.set(cpu, RCX, left);
+        if left != count {
+            cursor.set(cpu, RCX, left);
+        }
         move_element::<W>(cpu, platform, op, &cursor)?;
         left -= 1;
     }
@@ -193,7 +201,7 @@ fn store_string<W: Cell>(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) ->
     let to = destination_linear::<W>(cpu, op, to_offset, true)?;
     let chunk = count.min(cursor.in_page(to)).min(cursor.before_wrap(to_offset));
     if chunk > 1
-        && !op.checked
+        && in_bulk(cpu, op)
         && let Some(target) = writable_page(cpu, platform, to, &cursor, chunk)?
     {
         #[expect(unsafe_code, reason = "guest RAM is shared with other vCPUs")]
@@ -206,7 +214,7 @@ fn store_string<W: Cell>(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) ->
     }
     let mut left = count;
     for _ in 0..count.min(SLOW_ELEMENTS) {
-        if op.rep != REP_NONE {
+        if left != count {
             cursor.set(cpu, RCX, left);
         }
         let to = destination_linear::<W>(cpu, op, cursor.get(cpu, RDI), true)?;
@@ -251,7 +259,7 @@ fn compare_strings<W: Cell>(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op)
     let to = destination_linear::<W>(cpu, op, to_offset, false)?;
     let wrap = cursor.before_wrap(from_offset).min(cursor.before_wrap(to_offset));
     let chunk = count.min(cursor.in_page(from)).min(cursor.in_page(to)).min(wrap);
-    if chunk > 1 && !op.checked {
+    if chunk > 1 && in_bulk(cpu, op) {
         let right = cpu.readable_in_place(platform, to, W::SIZE)?;
         let left = cpu.readable_in_place(platform, from, W::SIZE)?;
         if let (Some(left), Some(right)) = (left, right) {
@@ -307,7 +315,7 @@ fn scan_string<W: Cell>(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> 
     let at = destination_linear::<W>(cpu, op, offset, false)?;
     let chunk = count.min(cursor.in_page(at)).min(cursor.before_wrap(offset));
     if chunk > 1
-        && !op.checked
+        && in_bulk(cpu, op)
         && let Some(host) = cpu.readable_in_place(platform, at, W::SIZE)?
     {
         let equal = op.rep == REP_E;

@@ -140,17 +140,34 @@ impl Cpu {
         self.write_bytes(platform, linear, &bytes[..W::SIZE], set, access)
     }
 
+    /// Checks the alignment of an access where the guest has enabled that.
+    ///
+    /// # Errors
+    ///
+    /// #AC, or #GP(0) for a non-canonical address, which is judged first.
     pub(crate) fn check_alignment(
         &self,
         linear: u64,
         size: usize,
         set: usize,
     ) -> Result<(), Fault> {
-        let checked = set == Tlb::USER_ALIGNED && size.is_power_of_two();
-        if checked && !linear.is_multiple_of(size as u64) {
-            return Err(Fault { vector: Vector::AlignmentCheck, error: 0 });
+        let alignment = match size {
+            1 | 2 | 4 | 8 => size,
+            // Extended-precision and packed decimal operands.
+            10 => 8,
+            16 | 32 | 64 => 16,
+            // x87 environments in their 16- and 32-bit layouts.
+            14 | 94 => 2,
+            28 | 108 => 4,
+            _ => return Ok(()),
+        };
+        if set != Tlb::USER_ALIGNED || linear.is_multiple_of(alignment as u64) {
+            return Ok(());
         }
-        Ok(())
+        if self.long_mode() && !is_canonical(linear) {
+            return Err(Fault::GP0);
+        }
+        Err(Fault { vector: Vector::AlignmentCheck, error: 0 })
     }
 
     /// Reads any number of bytes as the current mode; used by instructions with wide operands.
@@ -354,6 +371,26 @@ impl Cpu {
             return Ok(Some(host));
         }
         self.check_alignment(linear, size, self.mmu_index)?;
+        self.writable_unchecked(platform, linear, size)
+    }
+
+    /// Like [`Cpu::writable_in_place`], of any alignment.
+    ///
+    /// # Errors
+    ///
+    /// The fault to deliver.
+    pub fn writable_unchecked(
+        &mut self,
+        platform: &mut dyn Platform,
+        linear: u64,
+        size: usize,
+    ) -> Result<Option<usize>, Exit> {
+        if linear & 0xfff > 4096 - size as u64 {
+            return Ok(None);
+        }
+        if let Some(host) = self.tlb.lookup_write(self.mmu_index, linear) {
+            return Ok(Some(host));
+        }
         let access = self.data_access(true);
         match self.resolve(platform, linear, size, self.mmu_index, access)? {
             HostRange::Ram(host) => Ok(Some(host)),

@@ -230,8 +230,11 @@ pub fn fxsave(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     }
     let linear = op.linear(cpu, 512, true)?;
     if !linear.is_multiple_of(16) {
+        cpu.check_alignment(linear, 16, cpu.mmu_index)?;
         return Err(Fault::GP0.into());
     }
+    // Some processors look at the end first.
+    cpu.probe(platform, linear.wrapping_add(511), true)?;
     let mut image = [0; 416];
     image[..160].copy_from_slice(&cpu.x87_image(op.size == 8));
     let mut length = 160;
@@ -254,9 +257,11 @@ pub fn fxrstor(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     }
     let linear = op.linear(cpu, 512, false)?;
     if !linear.is_multiple_of(16) {
+        cpu.check_alignment(linear, 16, cpu.mmu_index)?;
         return Err(Fault::GP0.into());
     }
     let mut image = [0; 416];
+    cpu.probe(platform, linear.wrapping_add(511), false)?;
     cpu.load_bytes(platform, linear, &mut image)?;
     if cpu.cr4().contains(Cr4::OSFXSR) {
         let mxcsr = le(&image[24..28]) as u32;

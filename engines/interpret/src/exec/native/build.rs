@@ -112,9 +112,10 @@ impl Plan {
                 };
                 // What is not written keeps its value: elements that a mask leaves out, anything
                 // after an unmasked x87 exception.
-                let read = read || implicit || is_masked(original) || class == Class::X87;
+                let masked = implicit || is_masked(original);
+                let read = read || masked || class == Class::X87;
                 let write = write || implicit;
-                (read || write).then_some(MemoryUse { size, read, write })
+                (read || write).then_some(MemoryUse { size, read, write, masked })
             }
             (None, _) => return None,
         };
@@ -150,7 +151,12 @@ impl Plan {
         if implicit {
             used[Register::RDI.number()] = false;
         }
-        let mut free = CANDIDATES.into_iter().filter(|register| {
+        // AH and the like cannot be named together with registers that need a REX prefix.
+        let mut candidates = CANDIDATES;
+        if (0..original.op_count()).any(|index| is_high_byte(original.op_register(index))) {
+            candidates.reverse();
+        }
+        let mut free = candidates.into_iter().filter(|register| {
             !(used[register.number()] || implicit && *register == Register::RDI)
         });
         let context = free.next()?;
@@ -262,13 +268,14 @@ impl Plan {
             let register = Register::K0 + number as u32;
             code.emit(Instruction::with2(Code::VEX_Kmovq_m64_kr, at(K + number * 8), register))?;
         }
-        if x87 {
-            code.emit(Instruction::with1(Code::Fxsave64_m512byte, at(X87)))?;
-        }
         let recover = base + code.length;
         // Here the fault guard resumes after a fault; only RSP is known.
         code.emit(Instruction::with1(Code::Pop_r64, Register::RDI))?;
         let at = |offset: usize| MemoryOperand::with_base_displ(Register::RDI, offset as i64);
+        if x87 {
+            // After a fault as well: the processor may have switched to MMX state before it.
+            code.emit(Instruction::with1(Code::Fxsave64_m512byte, at(X87)))?;
+        }
         if sse || x87 {
             if sse {
                 code.emit(Instruction::with1(Code::Stmxcsr_m32, at(MXCSR)))?;
@@ -344,6 +351,10 @@ impl<E> IntoInstruction<E> for Result<Instruction, E> {
     fn into_instruction(self) -> Option<Instruction> {
         self.ok()
     }
+}
+
+fn is_high_byte(register: Register) -> bool {
+    matches!(register, Register::AH | Register::CH | Register::DH | Register::BH)
 }
 
 fn push_once(numbers: &mut Vec<usize>, number: usize) {

@@ -56,6 +56,8 @@ pub struct MemoryUse {
     pub read: bool,
     /// It is written.
     pub write: bool,
+    /// A mask decides which elements are accessed; alignment is not checked then.
+    pub masked: bool,
 }
 
 /// Generated code for one instruction.
@@ -196,7 +198,11 @@ pub fn run(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
         Err(Exit::Fault(fault)) => return partial::inaccessible(cpu, platform, op, thunk, fault),
         Err(exit) => return Err(exit),
     };
-    cpu.check_alignment(linear, memory.size, cpu.mmu_index)?;
+    if !memory.masked
+        && let Err(fault) = cpu.check_alignment(linear, memory.size, cpu.mmu_index)
+    {
+        return partial::inaccessible(cpu, platform, op, thunk, fault);
+    }
     match run_at(cpu, platform, op, thunk, memory, linear) {
         Err(Exit::Fault(fault)) if cpu.operand_faulted => {
             partial::run(cpu, platform, op, thunk, memory, linear, fault)
@@ -217,7 +223,7 @@ fn run_at(
     // Until the operand is at hand, faults are the operand's.
     cpu.operand_faulted = true;
     let in_place = if memory.write {
-        cpu.writable_in_place(platform, linear, memory.size)?
+        cpu.writable_unchecked(platform, linear, memory.size)?
     } else {
         cpu.readable_in_place(platform, linear, memory.size)?
     };
@@ -308,15 +314,15 @@ impl Cpu {
                 std::mem::transmute(thunk.entry);
             entry(&raw mut self.native);
         }
+        if thunk.class == Class::X87 {
+            self.hide_host_pointers(op);
+        }
         if let Some(fault) = self.native.frame.host_fault() {
             return Err(fault);
         }
         if thunk.writes_flags != 0 {
             let mask = thunk.writes_flags & PASSED;
             self.native.rflags = before & !mask | self.native.thunk_flags & mask;
-        }
-        if thunk.class == Class::X87 {
-            self.hide_host_pointers(op);
         }
         Ok(())
     }

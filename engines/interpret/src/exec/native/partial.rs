@@ -13,7 +13,7 @@ use ambos_hostcode::stage::Accessible;
 use ambos_hostcode::{HostFault, mem};
 use ambos_vcpu::Platform;
 
-/// Runs a thunk whose operand has no legal address; touching it raises `fault`.
+/// Runs a thunk whose operand has no legal or an unaligned address; touching it raises `fault`.
 pub(super) fn inaccessible(
     cpu: &mut Cpu,
     platform: &mut dyn Platform,
@@ -22,10 +22,11 @@ pub(super) fn inaccessible(
     fault: Fault,
 ) -> Step {
     let offset = (op.effective_address(cpu) & 0xfff) as usize;
-    let operand = cpu.thunks.stage.place(offset, Accessible::Nothing);
+    let operand = cpu.thunks.stage.place(offset, Accessible::Nothing, false);
     match cpu.execute(op, thunk, operand) {
-        // A misaligned operand would be #GP as well, but the address is judged first.
-        Ok(()) | Err(HostFault::Memory { .. } | HostFault::GeneralProtection) => Err(fault.into()),
+        // A mask has left out everything.
+        Ok(()) => Ok(()),
+        Err(HostFault::Memory { .. }) => Err(fault.into()),
         Err(other) => Err(cpu.host_fault(platform, op, other).into()),
     }
 }
@@ -54,7 +55,10 @@ pub(super) fn run(
         // Not the page's fault, or another vCPU has changed the page tables meanwhile.
         (None, None) => return Err(fault.into()),
     };
-    let operand = cpu.thunks.stage.place((linear & 0xfff) as usize, accessible);
+    // Masked stores differ between what cannot be accessed and what cannot be written.
+    let guilty_page = if first_fault.is_some() { linear } else { second };
+    let readable = memory.write && probe(cpu, platform, guilty_page, false)?.is_none();
+    let operand = cpu.thunks.stage.place((linear & 0xfff) as usize, accessible, readable);
     let (at, start, length) = match accessible {
         Accessible::First => (linear, operand, first),
         Accessible::Second => (second, operand + first, size - first),
@@ -70,7 +74,7 @@ pub(super) fn run(
     }
     match cpu.execute(op, thunk, operand) {
         Ok(()) => {
-            if memory.write {
+            if memory.write && !part.is_empty() {
                 #[expect(unsafe_code, reason = "the stage is raw memory")]
                 // SAFETY: as above.
                 unsafe {
