@@ -42,6 +42,8 @@ fn in_64bit_operands(instruction: &Instruction) -> bool {
 pub(crate) fn classify(instruction: &Instruction) -> Action {
     let kind = instruction.op0_kind();
     match instruction.mnemonic() {
+        // With a REX prefix it may be an exchange; the interpreter knows.
+        M::Pause if instruction.len() > 2 => Action::Interpret,
         M::Nop
         | M::Endbr64
         | M::Endbr32

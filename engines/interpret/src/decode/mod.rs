@@ -16,7 +16,7 @@ use crate::exec::operand::Kind;
 use crate::exec::{alu, bits, gather, moves, muldiv, native, shift, string};
 use crate::op::{Extra, Handler, Op};
 use crate::system::control;
-use iced_x86::{FlowControl, Instruction, OpKind, Register};
+use iced_x86::{Code, FlowControl, Instruction, OpKind, Register};
 
 /// A lowered instruction.
 #[derive(Debug)]
@@ -99,6 +99,8 @@ struct Lowering<'a> {
 /// Lowers one instruction that starts `start` bytes into its block.
 pub fn lower(cpu: &mut Cpu, instruction: &Instruction, bytes: &[u8], start: usize) -> Lowered {
     let mode = cpu.mode;
+    let exchange = disguised_exchange(instruction, bytes);
+    let instruction = exchange.as_ref().unwrap_or(instruction);
     let mut lowering = Lowering {
         cpu,
         instruction,
@@ -114,6 +116,23 @@ pub fn lower(cpu: &mut Cpu, instruction: &Instruction, bytes: &[u8], start: usiz
         None => lowering.computing(),
     }
     Lowered { op: lowering.op, ends_block: lowering.ends_block }
+}
+
+/// `f3 41 90` and its like: with REX.B the opcode is no PAUSE but an exchange of RAX and R8, whatever
+/// the decoder says.
+fn disguised_exchange(instruction: &Instruction, bytes: &[u8]) -> Option<Instruction> {
+    let &[.., rex, 0x90] = bytes else { return None };
+    if instruction.code() != Code::Pause || rex & 0xf1 != 0x41 {
+        return None;
+    }
+    let (code, a, b) = if rex & 8 != 0 {
+        (Code::Xchg_r64_RAX, Register::R8, Register::RAX)
+    } else if bytes.contains(&0x66) {
+        (Code::Xchg_r16_AX, Register::R8W, Register::AX)
+    } else {
+        (Code::Xchg_r32_EAX, Register::R8D, Register::EAX)
+    };
+    Instruction::with2(code, a, b).ok()
 }
 
 impl Lowering<'_> {
