@@ -27,6 +27,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Engine {
     Interpret,
+    Translate,
 }
 
 /// Runs the test and prints what came of it.
@@ -43,6 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), String> {
     let start = Instant::now();
     let report = match arguments.engine {
         Engine::Interpret => interpret(&options),
+        Engine::Translate => translate(&options),
     }
     .map_err(|error| error.to_string())?;
     println!("{report} ({:.1} s)", start.elapsed().as_secs_f64());
@@ -52,5 +54,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), String> {
 fn interpret(options: &Options) -> Result<Report, DifftestError> {
     ambos_difftest::run_single(options, |ram, attention| {
         ambos_interpret::Cpu::new(ram, attention).expect("the host gives executable memory")
+    })
+}
+
+fn translate(options: &Options) -> Result<Report, DifftestError> {
+    ambos_difftest::run_single(options, |ram, attention| {
+        // Code is translated the first time it runs.
+        let eager = ambos_translate::Options { threshold: 0, ..Default::default() };
+        ambos_translate::Translator::new(ram, attention, eager)
+            .expect("the host has what translated code needs")
     })
 }

@@ -9,7 +9,7 @@ use crate::case::{Case, Memory, Registers};
 use crate::layout;
 use crate::random::Random;
 use ambos_x86::PAGE_SIZE;
-use iced_x86::{Code, Decoder, DecoderOptions, Encoder, FlowControl, Instruction, OpKind};
+use iced_x86::{Code, Decoder, DecoderOptions, Encoder, FlowControl, Instruction, Mnemonic, OpKind};
 use operands::Operands;
 
 /// Ready-made memory images.
@@ -121,7 +121,9 @@ pub(crate) fn decode(code: &[u8], start: u64) -> Option<Instruction> {
     // Processors disagree on branches with an operand-size prefix.
     let short_branch = instruction.flow_control() != FlowControl::Next
         && code.iter().take_while(|byte| is_prefix(**byte)).any(|&byte| byte == OPERAND_SIZE);
-    (whole && !short_branch && codes::is_testable(instruction.code())).then_some(instruction)
+    // Nor do decoders agree with processors that F3 90 with a REX prefix is an exchange.
+    let exchange = instruction.mnemonic() == Mnemonic::Pause && code.len() > 2;
+    (whole && !short_branch && !exchange && codes::is_testable(instruction.code())).then_some(instruction)
 }
 
 /// Whether the code says where it branches to.

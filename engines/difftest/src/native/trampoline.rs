@@ -99,13 +99,14 @@ impl Context {
     pub(super) fn run(&mut self) {
         RUNNING.store(true, Ordering::SeqCst);
         // SAFETY: this is the context at its fixed address, loaded with a case whose code is in
-        // place. Everything the code may change is saved and restored or declared as clobbered; GS
-        // is not used by the monitor.
+        // place. Everything the code may change is saved and restored or declared as clobbered.
         unsafe {
             asm!(
                 "push rbx",
                 "push rbp",
-                "wrgsbase {gs}",
+                "rdgsbase rax",
+                "push rax",
+                "wrgsbase rcx",
                 "lea rax, [rip + 22f]",
                 "mov qword ptr [{exit_landed}], rax",
                 "lea rax, [rip + 23f]",
@@ -162,9 +163,11 @@ impl Context {
                 "xsave64 [{area}]",
                 "mov eax, dword ptr [{components}]",
                 "xrstor64 [{initial}]",
+                "pop rax",
+                "wrgsbase rax",
                 "pop rbp",
                 "pop rbx",
-                gs = in(reg) layout::GS_BASE,
+                inout("rcx") layout::GS_BASE => _,
                 gpr = const at!(gpr),
                 rflags = const at!(rflags),
                 target = const at!(target),

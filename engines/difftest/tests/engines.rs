@@ -1,0 +1,31 @@
+//! The engines against the host's processor.
+
+use ambos_difftest::{Options, Report, run_single};
+use ambos_interpret::Cpu;
+use ambos_translate::Translator;
+
+fn judge(options: &Options, report: &Report) {
+    println!("seed {}: {report}", options.seed);
+    assert_eq!(report.failed, 0, "seed {}: {report}", options.seed);
+    // Nearly every number gives a case, and a good part of them faults.
+    let cases = options.cases.end - options.cases.start;
+    assert!(report.ran > cases / 100 * 99 && report.faulted > cases / 20, "{report}");
+}
+
+#[test]
+fn the_interpreter_executes_single_instructions_as_the_processor_does() {
+    let options = Options { cases: 0..800_000, seed: 20_250_101, filter: None };
+    let report = run_single(&options, |ram, attention| Cpu::new(ram, attention).unwrap());
+    judge(&options, &report.unwrap());
+}
+
+#[test]
+fn the_translator_executes_single_instructions_as_the_processor_does() {
+    let options = Options { cases: 0..200_000, seed: 20_250_102, filter: None };
+    let report = run_single(&options, |ram, attention| {
+        // Code is translated the first time it runs.
+        let eager = ambos_translate::Options { threshold: 0, ..Default::default() };
+        Translator::new(ram, attention, eager).unwrap()
+    });
+    judge(&options, &report.unwrap());
+}
