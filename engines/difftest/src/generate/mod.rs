@@ -9,7 +9,9 @@ use crate::case::{Case, Memory, Registers};
 use crate::layout;
 use crate::random::Random;
 use ambos_x86::PAGE_SIZE;
-use iced_x86::{Code, Decoder, DecoderOptions, Encoder, FlowControl, Instruction, Mnemonic, OpKind};
+use iced_x86::{
+    Code, Decoder, DecoderOptions, Encoder, FlowControl, Instruction, Mnemonic, OpKind,
+};
 use operands::Operands;
 
 /// Ready-made memory images.
@@ -123,7 +125,8 @@ pub(crate) fn decode(code: &[u8], start: u64) -> Option<Instruction> {
         && code.iter().take_while(|byte| is_prefix(**byte)).any(|&byte| byte == OPERAND_SIZE);
     // Nor do decoders agree with processors that F3 90 with a REX prefix is an exchange.
     let exchange = instruction.mnemonic() == Mnemonic::Pause && code.len() > 2;
-    (whole && !short_branch && !exchange && codes::is_testable(instruction.code())).then_some(instruction)
+    (whole && !short_branch && !exchange && codes::is_testable(instruction.code()))
+        .then_some(instruction)
 }
 
 /// Whether the code says where it branches to.
