@@ -5,11 +5,14 @@
 //! engines, which reach it for every guest access, use [`GuestRam::host_page`] and the per-page
 //! [`PageFlags`].
 
+mod dma;
 mod page_flags;
 mod ram;
 
+pub use dma::{DmaRange, NotRam};
 pub use page_flags::PageFlags;
 pub use ram::{GuestRam, MemoryError, PCI_HOLE_END, PCI_HOLE_START, Region};
 pub use vm_memory::{
     Bytes, GuestAddress as GuestPhysAddr, GuestMemory, GuestMemoryBackend, GuestMemoryMmap,
+    VolatileSlice,
 };

@@ -22,12 +22,14 @@ use crate::pci::{
 };
 use crate::power::PowerSink;
 use crate::system_control::SystemControlA;
+use crate::ide::{IdeChannel, IdeController, IdeDrive};
 use crate::{Hpet, I8042, IoApic, PicPair, Pit, Uart, lock};
 use ambos_clock::VmClock;
 use ambos_device::{
-    DeviceTable, MapError, MmioBus, MmioDevice, MmioRange, PciAddress, PciFunction, PortBus,
+    BarMapper, ConfigError, DeviceTable, MapError, MmioBus, MmioDevice, MmioRange, PciAddress, PciFunction, PortBus,
     PortDevice, PortRange, Shared,
 };
+use ambos_memory::GuestRam;
 use ambos_pc_map::{interrupt, memory, pci, port};
 use ambos_wire::{Fork, InputPin, MsiTarget, WireTarget};
 use std::fmt;
@@ -62,6 +64,9 @@ pub enum ChipsetError {
     /// Two PCI functions claim the same place.
     #[error("a PCI function cannot be plugged in")]
     Plug(#[from] PlugError),
+    /// A PCI function's registers cannot be laid out.
+    #[error("the registers of a PCI function do not fit")]
+    Config(#[from] ConfigError),
     /// There is no such place on the bus.
     #[error("there is no PCI device {0}, function {1}")]
     NoSuchPlace(u8, u8),
@@ -273,6 +278,37 @@ impl PcChipset {
             _pic: pic,
             _io_apic: io_apic,
         })
+    }
+
+    /// Adds the IDE controller to the south bridge. `drives` are the first and the second drive of
+    /// the first channel, then those of the second; `ram` is where their data go.
+    ///
+    /// # Errors
+    ///
+    /// [`ChipsetError`] if it is there already.
+    pub fn add_ide(
+        &mut self,
+        ram: &Arc<GuestRam>,
+        drives: [Option<IdeDrive>; 4],
+    ) -> Result<(), ChipsetError> {
+        const LABEL: &str = "IDE controller";
+        let row = self.table.add(LABEL);
+        let (ports, mmio) = (Arc::downgrade(&self.ports), Arc::downgrade(&self.mmio));
+        let mapper = BarMapper::new(LABEL, row, ports, mmio);
+        let irqs = [interrupt::IDE_PRIMARY_IRQ, interrupt::IDE_SECONDARY_IRQ];
+        let irqs = irqs.map(|irq| self.isa_pins[usize::from(irq & 0xf)].wire(format!("IDE {irq}")));
+        let ide = IdeController::new(ram, irqs, drives, mapper)?;
+        let places = [
+            (port::IDE_PRIMARY, port::IDE_PRIMARY_CONTROL),
+            (port::IDE_SECONDARY, port::IDE_SECONDARY_CONTROL),
+        ];
+        for ((command, control), channel) in places.into_iter().zip(ide.channels()) {
+            let control = PortRange::new(control, 1).at_offset(IdeChannel::CONTROL);
+            for range in [PortRange::new(command, 8), control] {
+                self.ports.map(range, LABEL, row, channel.clone())?;
+            }
+        }
+        plug(&self.pci, pci::SOUTH_BRIDGE, pci::IDE_FUNCTION, shared(ide))
     }
 
     /// The bus of I/O ports.

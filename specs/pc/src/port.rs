@@ -26,6 +26,14 @@ pub const POST: u16 = 0x80;
 pub const COM1: u16 = 0x3f8;
 /// First port of the second serial port (8 ports).
 pub const COM2: u16 = 0x2f8;
+/// Command block of the primary IDE channel (8 ports).
+pub const IDE_PRIMARY: u16 = 0x1f0;
+/// Control block of the primary IDE channel (1 port).
+pub const IDE_PRIMARY_CONTROL: u16 = 0x3f6;
+/// Command block of the secondary IDE channel (8 ports).
+pub const IDE_SECONDARY: u16 = 0x170;
+/// Control block of the secondary IDE channel (1 port).
+pub const IDE_SECONDARY_CONTROL: u16 = 0x376;
 /// The `isa-debug-exit` convention: writing v ends the monitor with status 2v+1 (4 ports).
 pub const DEBUG_EXIT: u16 = 0xf4;
 /// PCI configuration mechanism 1: address register (4 ports, 32-bit access only).

@@ -1,0 +1,84 @@
+//! Guest memory as devices reach it on their own: direct memory access.
+
+use crate::{GuestRam, PageFlags};
+use thiserror::Error;
+use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileSlice};
+
+/// Some consecutive guest-physical bytes that a device was told to read or write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DmaRange {
+    /// First guest-physical address.
+    pub address: u64,
+    /// Bytes.
+    pub length: u32,
+}
+
+/// A device was told to access memory where there is no RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("no RAM in the {} bytes at {:#x}", .0.length, .0.address)]
+pub struct NotRam(pub DmaRange);
+
+impl GuestRam {
+    /// The memory of all `ranges`, in their order; a range that crosses the border of two regions
+    /// gives two slices.
+    ///
+    /// Devices that write to the slices call [`GuestRam::device_wrote`] afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`NotRam`] if any part of a range is not RAM.
+    pub fn dma_slices(&self, ranges: &[DmaRange]) -> Result<Vec<VolatileSlice<'_>>, NotRam> {
+        let mut slices = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let length = range.length as usize;
+            for slice in self.memory().get_slices(GuestAddress(range.address), length) {
+                slices.push(slice.map_err(|_| NotRam(*range))?);
+            }
+        }
+        Ok(slices)
+    }
+
+    /// Makes the engines forget code that they hold of `ranges`, after a device wrote there.
+    pub fn device_wrote(&self, ranges: &[DmaRange]) {
+        let flags = self.page_flags();
+        for range in ranges.iter().filter(|range| range.length > 0) {
+            let last = range.address.saturating_add(u64::from(range.length) - 1);
+            for page in range.address >> 12..=last >> 12 {
+                if let Some((_, ram_page)) = self.host_page(page << 12)
+                    && flags.get(ram_page) & PageFlags::CODE != 0
+                {
+                    flags.bump_version(ram_page);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(address: u64, length: u32) -> DmaRange {
+        DmaRange { address, length }
+    }
+
+    #[test]
+    fn only_ram_can_be_reached() {
+        let ram = GuestRam::new(1 << 20).unwrap();
+        let slices = ram.dma_slices(&[range(0, 5), range(0xf_ffff, 1)]).unwrap();
+        assert_eq!(slices.iter().map(VolatileSlice::len).collect::<Vec<_>>(), [5, 1]);
+        for outside in [range(0x10_0000, 1), range(0xf_ffff, 2), range(u64::MAX, 2)] {
+            assert_eq!(ram.dma_slices(&[outside]).unwrap_err(), NotRam(outside));
+        }
+    }
+
+    #[test]
+    fn code_under_a_write_is_stale() {
+        let ram = GuestRam::new(1 << 20).unwrap();
+        let flags = ram.page_flags();
+        flags.set(2, PageFlags::CODE);
+        flags.set(4, PageFlags::CODE);
+        ram.device_wrote(&[range(0x1fff, 2), range(0x3000, 0x1000), range(u64::MAX - 1, 9)]);
+        assert_eq!([1, 2, 3, 4].map(|page| flags.version(page)), [0, 1, 0, 0]);
+    }
+}
