@@ -16,18 +16,18 @@ use crate::acpi_pm::{AcpiPm, TimerWidth};
 use crate::apic::{ApicVcpu, InterruptFabric, LocalApic};
 use crate::debug_exit::DebugExit;
 use crate::hpet::{HpetOutputs, LegacySwitch};
+use crate::ide::{IdeChannel, IdeController, IdeDrive};
 use crate::mc146818::{Rtc, RtcConfig};
 use crate::pci::{
     ConfigPorts, ConfigWindow, HostBridge, IsaBridge, LINES, LineRouter, PciBus, PlugError,
 };
 use crate::power::PowerSink;
 use crate::system_control::SystemControlA;
-use crate::ide::{IdeChannel, IdeController, IdeDrive};
 use crate::{Hpet, I8042, IoApic, PicPair, Pit, Uart, lock};
 use ambos_clock::VmClock;
 use ambos_device::{
-    BarMapper, ConfigError, DeviceTable, MapError, MmioBus, MmioDevice, MmioRange, PciAddress, PciFunction, PortBus,
-    PortDevice, PortRange, Shared,
+    BarMapper, ConfigError, DeviceTable, MapError, MmioBus, MmioDevice, MmioRange, PciAddress,
+    PciFunction, PortBus, PortDevice, PortRange, Shared,
 };
 use ambos_memory::GuestRam;
 use ambos_pc_map::{interrupt, memory, pci, port};

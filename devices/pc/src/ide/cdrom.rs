@@ -23,11 +23,16 @@ const READ_AHEAD: u64 = 1 << 16;
 enum Job {
     None,
     /// The packet is to come.
-    Packet { by_master: bool, limit: usize },
+    Packet {
+        by_master: bool,
+        limit: usize,
+    },
     /// An answer for the bus master.
     Answer(Vec<u8>),
     /// Part of the medium for the bus master.
-    Master { offset: u64 },
+    Master {
+        offset: u64,
+    },
     /// Data for the data port, in pieces of at most `limit` bytes.
     Port(Port),
 }

@@ -20,8 +20,12 @@ enum Job {
     Reply,
     Read(Span),
     Write(Span),
-    MasterRead { offset: u64 },
-    MasterWrite { offset: u64 },
+    MasterRead {
+        offset: u64,
+    },
+    MasterWrite {
+        offset: u64,
+    },
     MasterTrim,
 }
 
@@ -247,8 +251,7 @@ impl Disk {
                 Ok(Step::Done)
             }
             Job::MasterWrite { offset } => {
-                let slices =
-                    ram.dma_slices(ranges).map_err(|_| Step::Failed(Errors::ABORTED))?;
+                let slices = ram.dma_slices(ranges).map_err(|_| Step::Failed(Errors::ABORTED))?;
                 self.backend.write(offset, &slices).map_err(|error| host_error(&error))?;
                 self.written()
             }

@@ -173,8 +173,11 @@ impl IdeController {
         };
         let channels = [channel(first, [a, b]), channel(second, [c, d])];
         let timing = configuration::TIMING_RESET;
-        let mut config = ConfigSpace::new(&configuration::IDENTITY)
-            .with_registers(configuration::TIMING, &timing, &[0xff; 5]);
+        let mut config = ConfigSpace::new(&configuration::IDENTITY).with_registers(
+            configuration::TIMING,
+            &timing,
+            &[0xff; 5],
+        );
         let ports = u64::from(configuration::MASTER_PORTS);
         config.add_bar(configuration::MASTER_BAR, BarKind::Ports, ports)?;
         let allowed = Arc::new(AtomicBool::new(false));

@@ -124,11 +124,8 @@ pub(super) fn request(packet: &[u8; LENGTH], blocks: u64, last: Sense) -> Result
         operation::GET_EVENT_STATUS if packet[1] & 1 == 0 => Err(Sense::INVALID_FIELD),
         operation::GET_EVENT_STATUS => {
             let media = packet[4] & 1 << 4 != 0;
-            let bytes = if media {
-                vec![0, 6, 4, 1 << 4, 0, 2, 0, 0]
-            } else {
-                vec![0, 2, 0x80, 1 << 4]
-            };
+            let bytes =
+                if media { vec![0, 6, 4, 1 << 4, 0, 2, 0, 0] } else { vec![0, 2, 0x80, 1 << 4] };
             answer(bytes, number(&packet[7..9]))
         }
         operation::MODE_SENSE_10 => match packet[2] & 0x3f {
