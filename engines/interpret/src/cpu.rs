@@ -122,6 +122,8 @@ pub struct Cpu {
     pub fault_address: u64,
     /// Faults of an instruction that runs on the host are its memory operand's.
     pub operand_faulted: bool,
+    /// The current instruction is a repeated one that has done a round and has more to do.
+    pub repeated: bool,
     /// Data breakpoints hit by the current instruction, as bits of DR6.
     pub breakpoint_hits: u64,
     /// Instructions completed.
@@ -179,6 +181,7 @@ impl Cpu {
             nmi_blocked: false,
             fault_address: 0,
             operand_faulted: false,
+            repeated: false,
             breakpoint_hits: 0,
             instructions: 0,
             events: 0,
@@ -288,6 +291,12 @@ impl Cpu {
         self.slow = self.interrupt_shadow
             || self.native.rflags & (RFlags::TF | RFlags::RF).bits() != 0
             || self.debug.dr7 & 0xff != 0;
+    }
+
+    /// Whether a trap may follow each step of a repeated instruction: single step, or a breakpoint.
+    #[inline]
+    pub fn watches_each_step(&self) -> bool {
+        self.slow && (self.native.rflags & RFlags::TF.bits() != 0 || self.debug.dr7 & 0xff != 0)
     }
 
     /// CR0.

@@ -2,7 +2,7 @@
 
 use crate::blocks::{self, Block, BlockCache};
 use crate::cpu::{Cpu, RIP, seg};
-use crate::decode;
+use crate::decode::{self, MAX_INSTRUCTION};
 use crate::exit::{Exit, Fault};
 use crate::mmu::Access;
 use ambos_hostcode::mem;
@@ -12,8 +12,6 @@ use ambos_vcpu::Platform;
 use iced_x86::{Decoder, DecoderError, DecoderOptions};
 use std::rc::Rc;
 
-/// Longest instruction, in bytes.
-const MAX_INSTRUCTION: usize = 15;
 /// Most instructions in a block.
 const MAX_BLOCK: usize = 64;
 
@@ -135,7 +133,7 @@ impl Cpu {
                 _ if !ops.is_empty() => break,
                 DecoderError::NoMoreBytes => return self.decode_crossing(platform, linear),
                 _ => {
-                    ops.push(decode::undefined(self.mode, bytes));
+                    ops.push(decode::undefined(self.mode, decoder.position()));
                     length = 1;
                     break;
                 }
@@ -190,7 +188,7 @@ impl Cpu {
             }
             // More than fifteen bytes.
             DecoderError::NoMoreBytes => return Err(Fault::GP0.into()),
-            _ => decode::undefined(self.mode, &bytes),
+            _ => decode::undefined(self.mode, decoder.position()),
         };
         let length = op.end;
         Ok(BlockCache::temporary(vec![op], length))

@@ -198,6 +198,7 @@ impl Cpu {
             }
             Exit::Again => {
                 self.events += 1;
+                self.repeated = true;
                 self.advance(start);
                 None
             }
@@ -231,11 +232,13 @@ impl Cpu {
         self.interrupt_shadow = false;
         let before = self.instructions;
         let trap = self.rflags().contains(RFlags::TF);
+        self.repeated = false;
         let stop = self.run_block(platform, 1);
         let completed = self.instructions != before;
         self.update_slow();
-        if completed {
-            if resume {
+        // Traps come between the rounds of a repeated instruction as well.
+        if completed || self.repeated {
+            if completed && resume {
                 self.native.rflags &= !RFlags::RF.bits();
                 self.update_slow();
             }

@@ -27,10 +27,15 @@ pub struct Lowered {
     pub ends_block: bool,
 }
 
+/// Longest instruction, in bytes.
+pub const MAX_INSTRUCTION: usize = 15;
+
 /// The op of bytes that are no instruction.
-pub fn undefined(mode: Mode, _bytes: &[u8]) -> Op {
+///
+/// `length` is how many of them there are.
+pub fn undefined(mode: Mode, length: usize) -> Op {
     let mut op = blank(mode);
-    op.run = control::undefined;
+    op.run = if length < MAX_INSTRUCTION { control::undefined } else { control::too_long };
     op.end = 1;
     op
 }

@@ -94,9 +94,15 @@ fn destination_linear<W: Cell>(cpu: &Cpu, op: &Op, offset: u64, write: bool) -> 
     Ok(offset)
 }
 
-/// Whether elements may be worked on many at a time: no segment limits, no alignment checks.
+/// Whether elements may be worked on many at a time: no segment limits, no alignment checks, nobody
+/// who watches each of them.
 fn in_bulk(cpu: &Cpu, op: &Op) -> bool {
-    !op.checked && cpu.mmu_index != Tlb::USER_ALIGNED
+    !op.checked && cpu.mmu_index != Tlb::USER_ALIGNED && !cpu.watches_each_step()
+}
+
+/// How many elements to move one by one before interrupts and traps get a chance.
+fn slow_elements(cpu: &Cpu) -> u64 {
+    if cpu.watches_each_step() { 1 } else { SLOW_ELEMENTS }
 }
 
 /// Ends one round of a repeated instruction.
@@ -140,7 +146,7 @@ fn move_string<W: Cell>(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> 
         }
     }
     let mut left = count;
-    for _ in 0..count.min(SLOW_ELEMENTS) {
+    for _ in 0..count.min(slow_elements(cpu)) {
         if left != count {
             cursor.set(cpu, RCX, left);
         }
@@ -213,7 +219,7 @@ fn store_string<W: Cell>(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) ->
         return again(cpu, &cursor, count - chunk);
     }
     let mut left = count;
-    for _ in 0..count.min(SLOW_ELEMENTS) {
+    for _ in 0..count.min(slow_elements(cpu)) {
         if left != count {
             cursor.set(cpu, RCX, left);
         }

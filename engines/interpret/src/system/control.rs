@@ -345,6 +345,11 @@ pub fn undefined(_: &mut Cpu, _: &mut dyn Platform, _: &Op) -> Step {
     Err(Fault::UD.into())
 }
 
+/// An instruction that does not end within fifteen bytes.
+pub fn too_long(_: &mut Cpu, _: &mut dyn Platform, _: &Op) -> Step {
+    Err(Fault::GP0.into())
+}
+
 /// Instructions that exist but that this CPU model does not offer: #UD and an entry in the list of
 /// unserved requests.
 pub fn unserved(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {

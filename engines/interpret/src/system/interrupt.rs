@@ -84,6 +84,10 @@ impl Cpu {
                 Err(Exit::Fault(second)) => second,
                 Err(_) => return None,
             };
+            if second.vector == Vector::PageFault {
+                // CR2 is that of the last page fault, even if it ends as a double fault.
+                self.control.cr2 = self.fault_address;
+            }
             let double = match current {
                 Some(Fault { vector: Vector::DoubleFault, .. }) => {
                     history.push(second.vector as u8);
