@@ -22,6 +22,11 @@
 #define FAULT movq $99f, resume; movq $-1, got_vector
 #define RAISES(vector, error) 99: CHECK_EQ(vector, got_vector); CHECK_EQ(error, got_error)
 
+/* The same in 32-bit code. */
+#define FAULT32 movl $99f, resume; movl $-1, got_vector
+#define RAISES32(vector, error) 99: cmpl $(vector), got_vector; CHECK(e); \
+    cmpl $(error), got_error; CHECK(e)
+
 /* Between these two runs code at privilege level 3, with I/O privilege. */
 #define USER USER_WITH(IOPL3 | 2)
 #define USER_WITH(flags) movq %rsp, kernel_rsp; pushq $USER_DATA; pushq $user_stack_top; \
