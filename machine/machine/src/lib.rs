@@ -8,6 +8,7 @@
 
 mod control;
 mod cpu_model;
+mod disks;
 mod engine;
 mod machine;
 mod msrs;
@@ -19,6 +20,7 @@ mod vcpu;
 
 pub use control::Outcome;
 pub use cpu_model::CpuModel;
+pub use disks::Disk;
 pub use engine::{EngineError, EngineKind};
 pub use machine::{AfterReset, Config, Handle, Loader, Machine, MachineError};
 pub use statistics::Statistics;

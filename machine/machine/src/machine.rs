@@ -2,6 +2,7 @@
 
 use crate::control::{Control, Outcome};
 use crate::cpu_model::CpuModel;
+use crate::disks::{self, Disk};
 use crate::engine::{EngineError, EngineKind};
 use crate::msrs::PlatformMsrs;
 use crate::platform::VcpuPlatform;
@@ -38,6 +39,8 @@ pub struct Config {
     pub engine: EngineKind,
     /// Whether there is a debug-exit port.
     pub debug_exit: bool,
+    /// Disks, in the order in which the guest finds them.
+    pub disks: Vec<Disk>,
     /// Takes what the guest prints on its first serial port.
     pub console: Box<dyn Write + Send>,
 }
@@ -66,6 +69,9 @@ pub enum MachineError {
     /// The chips do not go together.
     #[error(transparent)]
     Chipset(#[from] ChipsetError),
+    /// There are more disks than places for them.
+    #[error("there are {0} disks, and places for {1}")]
+    Disks(usize, usize),
     /// There is no engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -144,6 +150,7 @@ pub struct Machine {
     // Dependencies.
     console: SharedConsole,
     ram: Arc<GuestRam>,
+    disks: Vec<Disk>,
 
     // Book-keeping.
     control: Arc<Control>,
@@ -164,7 +171,8 @@ impl Machine {
     ///
     /// [`MachineError`]: a guest that cannot be loaded is the usual one.
     pub fn new(config: Config) -> Result<Self, MachineError> {
-        let Config { memory, cpus, mut boot, engine, debug_exit, console } = config;
+        let Config { memory, cpus, mut boot, engine, debug_exit, disks, console } = config;
+        disks::check(&disks)?;
         let ram = Arc::new(GuestRam::new(memory)?);
         let cpus = cpus.max(1);
         let entry = load(&ram, &mut boot, cpus)?;
@@ -175,6 +183,7 @@ impl Machine {
             debug_exit,
             console: SharedConsole(Arc::new(Mutex::new(console))),
             ram,
+            disks,
             control: Arc::default(),
             input: Arc::default(),
             ledgers: (0..cpus).map(|_| Arc::default()).collect(),
@@ -280,7 +289,7 @@ impl Machine {
             tsc: Arc::clone(tsc) as Arc<dyn TimeStampCounter>,
         });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let chipset = Arc::new(PcChipset::new(PcConfig {
+        let mut chipset = PcChipset::new(PcConfig {
             clock: Arc::clone(clock),
             vcpus: vcpus.collect(),
             console: Box::new(self.console.clone()),
@@ -288,7 +297,9 @@ impl Machine {
             unix_time_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
             ram_size: self.ram.size(),
             debug_exit: self.debug_exit,
-        })?);
+        })?;
+        disks::plug(&mut chipset, &self.ram, &self.disks)?;
+        let chipset = Arc::new(chipset);
         let members: Arc<[Member]> =
             attentions.iter().map(|attention| Member::new(Arc::clone(attention))).collect();
         let apic_row =

@@ -1,5 +1,6 @@
 //! The arguments of `ambos run`.
 
+use super::disk::Disk;
 use crate::size;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ Examples:
   ambos run                                 the default guest, to a shell
   ambos run --exec 'cat /proc/cpuinfo'      one command in it
   ambos run --guest debian-cloud            Debian's kernel for virtual machines instead
+  ambos run --disk data.img --disk base.qcow2,snapshot
   ambos run --kernel bzImage --initrd root.cpio --append 'quiet'
   ambos run --kernel vmlinux --boot pvh     an ELF kernel by its PVH entry
   ambos run --kernel os.elf --debug-exit    an operating system of your own by Multiboot
@@ -73,6 +75,14 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", help_heading = "Machine", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u8).range(1..))]
     pub(super) cpus: u8,
+
+    /// A disk, as an image file or block device; may be given several times
+    ///
+    /// Options: `readonly`; `snapshot` throws all writes away at the end; `format=raw` or
+    /// `format=qcow2` (else a name that ends in .qcow2 tells); `cache=direct` bypasses the host's
+    /// page cache; `cdrom` makes it the medium of a CD-ROM drive.
+    #[arg(long, value_name = "FILE[,OPTION]...", help_heading = "Machine")]
+    pub(super) disk: Vec<Disk>,
 
     /// What executes the guest's instructions
     #[arg(long, value_enum, help_heading = "Machine", default_value_t = Engine::Auto)]

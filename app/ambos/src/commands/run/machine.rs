@@ -1,6 +1,7 @@
 //! What `run` needs of a machine, and where it gets one.
 
 use super::arguments::{Boot, Engine, Technique};
+use super::disk::Disk;
 use super::plan::Plan;
 use crate::failure::Failure;
 use ambos_boot::image::ImageKind;
@@ -84,6 +85,7 @@ pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, 
         Engine::Translate => EngineKind::Translate,
     };
     let Technique::Full = plan.technique;
+    let disks = plan.disks.iter().map(Disk::open).collect::<Result<_, _>>()?;
     let files = plan.clone();
     let config = Config {
         memory: plan.memory,
@@ -91,6 +93,7 @@ pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, 
         boot: Box::new(move || boot_config(&files).map_err(Into::into)),
         engine,
         debug_exit: plan.debug_exit,
+        disks,
         console,
     };
     let mut machine = Machine::new(config).map_err(failure)?;
@@ -154,6 +157,9 @@ fn failure(error: MachineError) -> Failure {
             Err(error) => Failure::monitor("the guest cannot be read", error),
         },
         MachineError::Boot(error) => one_line(error),
+        error @ MachineError::Disks(..) => {
+            Failure::usage_because("not all disks can be attached; leave some out", error)
+        }
         MachineError::Memory(error) => {
             Failure::usage_because("there is not enough memory for the guest; try --memory", error)
         }

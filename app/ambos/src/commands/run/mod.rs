@@ -2,6 +2,7 @@
 
 mod arguments;
 mod console;
+mod disk;
 mod keys;
 mod machine;
 mod panic_watch;

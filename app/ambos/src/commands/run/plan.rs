@@ -1,6 +1,7 @@
 //! From arguments to what a machine is made of.
 
 use super::arguments::{Arguments, Boot, Engine, Module, Technique};
+use super::disk::Disk;
 use crate::failure::Failure;
 use ambos_guest::exec::{self, Nonce};
 use ambos_guest::{Flavour, GuestError, TerminalProgress};
@@ -22,6 +23,7 @@ pub(super) struct Plan {
     pub(super) kernel: PathBuf,
     pub(super) initrd: Option<PathBuf>,
     pub(super) modules: Vec<Module>,
+    pub(super) disks: Vec<Disk>,
     /// The user's part of the kernel command line; all there is for a kernel other than Linux.
     pub(super) append: String,
     /// Parameters for a Linux kernel, and for our initramfs if that is used.
@@ -90,6 +92,7 @@ impl Plan {
             kernel,
             initrd,
             modules: arguments.module.clone(),
+            disks: arguments.disk.clone(),
             append: arguments.append.clone().unwrap_or_default(),
             defaults: defaults.join(" "),
             nonce,
