@@ -1,0 +1,65 @@
+//! What a virtio device is, whatever bus it sits on.
+
+use crate::queue::{Broken, QueueAccess};
+use bitflags::bitflags;
+
+/// A kind of device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceKind {
+    /// The standard's device ID (chapter 5).
+    pub id: u16,
+    /// PCI base class, subclass and programming interface.
+    pub class: [u8; 3],
+}
+
+bitflags! {
+    /// Features that concern the queues and not the device (chapter 6).
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) struct QueueFeatures: u64 {
+        const INDIRECT_DESCRIPTORS = 1 << 28;
+        const EVENT_INDEX = 1 << 29;
+        const VERSION_1 = 1 << 32;
+    }
+}
+
+/// A device without its bus.
+///
+/// Offsets in the configuration space are as the standard has them; what is past its end reads as
+/// zero and is not written.
+pub trait VirtioDevice: Send {
+    /// What it is.
+    fn kind(&self) -> DeviceKind;
+
+    /// The device's own features that it offers.
+    fn features(&self) -> u64;
+
+    /// The sizes of its queues: powers of two.
+    fn queue_sizes(&self) -> Vec<u16>;
+
+    /// Reads the configuration space.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+
+    /// Writes the configuration space.
+    fn write_config(&mut self, offset: u64, data: &[u8]);
+
+    /// The driver has chosen among the features that were offered.
+    fn set_features(&mut self, features: u64);
+
+    /// The driver has reset the device.
+    fn reset(&mut self);
+
+    /// There may be requests in queue `index`.
+    ///
+    /// # Errors
+    ///
+    /// [`Broken`] if the driver breaks the rules so that the device cannot go on.
+    fn serve(&mut self, index: usize, queue: &mut QueueAccess<'_>) -> Result<(), Broken>;
+}
+
+/// Reads `data` from the bytes of a configuration space.
+pub(crate) fn read_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
+    for (byte, at) in data.iter_mut().zip(offset..=u64::MAX) {
+        let at = usize::try_from(at).ok();
+        *byte = at.and_then(|at| config.get(at)).copied().unwrap_or(0);
+    }
+}

@@ -1,0 +1,34 @@
+//! Paravirtual devices after the virtio standard, version 1.2, on PCI.
+//!
+//! - [`VirtioDevice`]: what a device is, without a bus. [`BlockDevice`] and [`EntropySource`] are
+//!   such devices.
+//! - [`VirtioPci`]: puts one of them on PCI, as a function of the modern kind only.
+//! - [`QueueAccess`] and [`Chain`]: the requests of a guest, with every address still unchecked.
+//!
+//! # Threads
+//!
+//! A request is served by the vCPU that announces it, inside its write to the doorbell. Handing it
+//! to another thread and getting the answer back costs some 27 µs, several times what a request
+//! takes that the host's page cache serves; and a guest that has nothing else to do would only wait.
+//! Interrupts of requests that are served together are one.
+//!
+//! # Copies
+//!
+//! Data move between the image and guest memory in one system call; only headers and status bytes,
+//! a few bytes each, are copied.
+#![forbid(unsafe_code)]
+
+mod block;
+mod device;
+mod entropy;
+mod pci;
+mod queue;
+mod ranges;
+#[cfg(test)]
+mod testing;
+
+pub use block::BlockDevice;
+pub use device::{DeviceKind, VirtioDevice};
+pub use entropy::EntropySource;
+pub use pci::{PciParts, VirtioPci};
+pub use queue::{Broken, Chain, QueueAccess};
