@@ -46,7 +46,7 @@ const CHECKSUM: &str = "5af7b95208fdcff4";
 /// Makes a file system, fills it, and looks at it again after it was mounted anew.
 const FILL: &str = "\
 set -e
-mkfs.ext2 /dev/DISK > /dev/null
+mke2fs /dev/DISK > /dev/null
 mount -t ext4 /dev/DISK /mnt
 seq 1 200000 > /mnt/numbers
 dd if=/dev/zero bs=1M count=8 of=/mnt/zeroes conv=fsync 2> /dev/null
@@ -62,11 +62,21 @@ fn fill(disk: &str, last_sector: u64) -> String {
 
 #[test]
 fn a_file_system_on_a_generic_disk() {
+    a_file_system("full", "sda", "ata_piix");
+}
+
+#[test]
+fn a_file_system_on_a_paravirtual_disk() {
+    a_file_system("hybrid", "vda", "virtio_blk");
+}
+
+/// Has guests under `technique` write to `disk`, the first one, which `driver` serves.
+fn a_file_system(technique: &str, disk: &str, driver: &str) {
     let folder = tempfile::tempdir().unwrap();
     let path = image(folder.path(), "disk.img", 64 << 20);
-    let (output, log) = run(&["--disk", &path], &fill("sda", 131071));
+    let (output, log) = run(&["-t", technique, "--disk", &path], &fill(disk, 131_071));
     assert_eq!(output.trim(), CHECKSUM);
-    assert!(log.contains("ata_piix"), "{log}");
+    assert!(log.contains(driver), "{log}");
     // The host finds what the guest left.
     let mut file = File::open(&path).unwrap();
     file.seek(SeekFrom::Start((64 << 20) - 512)).unwrap();
@@ -79,9 +89,12 @@ fn a_file_system_on_a_generic_disk() {
     assert_eq!(superblock, [0x53, 0xef]);
     // And so does another guest, which cannot change it.
     let before = std::fs::read(&path).unwrap();
-    let script = "mount -t ext4 /dev/sda /mnt && sha256sum < /mnt/numbers | cut -c1-16 && \
-                  echo gone > /mnt/numbers && sync && umount /mnt";
-    let (output, _) = run(&["--disk", &format!("{path},snapshot")], script);
+    let script = format!(
+        "mount -t ext4 /dev/{disk} /mnt && sha256sum < /mnt/numbers | cut -c1-16 && \
+         echo gone > /mnt/numbers && sync && umount /mnt"
+    );
+    let snapshot = format!("{path},snapshot");
+    let (output, _) = run(&["-t", technique, "--disk", &snapshot], &script);
     assert_eq!(output.trim(), CHECKSUM);
     assert!(std::fs::read(&path).unwrap() == before);
 }
@@ -100,7 +113,8 @@ fn unusable_disks_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let odd = image(folder.path(), "odd", 1000);
     let good = image(folder.path(), "good", 4096);
-    let five = vec!["--disk"; 5].into_iter().flat_map(|word| [word, good.as_str()]).collect::<Vec<_>>();
+    let five =
+        vec!["--disk"; 5].into_iter().flat_map(|word| [word, good.as_str()]).collect::<Vec<_>>();
     let cases: [(&[&str], &str); 4] = [
         (&["--disk", "/no/such/image"], "/no/such/image"),
         (&["--disk", &odd], "multiple of 512"),

@@ -15,8 +15,10 @@ mod msrs;
 mod platform;
 mod shootdown;
 mod statistics;
+mod technique;
 mod tsc;
 mod vcpu;
+mod virtio;
 
 pub use control::Outcome;
 pub use cpu_model::CpuModel;
@@ -24,3 +26,4 @@ pub use disks::Disk;
 pub use engine::{EngineError, EngineKind};
 pub use machine::{AfterReset, Config, Handle, Loader, Machine, MachineError};
 pub use statistics::Statistics;
+pub use technique::Technique;

@@ -8,8 +8,10 @@ use crate::msrs::PlatformMsrs;
 use crate::platform::VcpuPlatform;
 use crate::shootdown::Member;
 use crate::statistics::Statistics;
+use crate::technique::Technique;
 use crate::tsc::{self, GuestTsc};
 use crate::vcpu::Vcpu;
+use crate::virtio;
 use ambos_boot::{BootConfig, BootError};
 use ambos_clock::VmClock;
 use ambos_intercept::{Device, Ledger, UnservedLog};
@@ -17,6 +19,7 @@ use ambos_memory::{GuestRam, MemoryError};
 use ambos_pc::apic::{ApicVcpu, TimeStampCounter};
 use ambos_pc::chipset::{ChipsetError, PcChipset, PcConfig};
 use ambos_vcpu::{Attention, CpuState};
+use ambos_virtio::EntropySource;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::Write;
@@ -39,6 +42,8 @@ pub struct Config {
     pub engine: EngineKind,
     /// Whether there is a debug-exit port.
     pub debug_exit: bool,
+    /// How much the guest knows.
+    pub technique: Technique,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<Disk>,
     /// Takes what the guest prints on its first serial port.
@@ -145,6 +150,7 @@ pub struct Machine {
     boot: Loader,
     engine: EngineKind,
     debug_exit: bool,
+    technique: Technique,
     model: Arc<CpuModel>,
 
     // Dependencies.
@@ -171,8 +177,9 @@ impl Machine {
     ///
     /// [`MachineError`]: a guest that cannot be loaded is the usual one.
     pub fn new(config: Config) -> Result<Self, MachineError> {
-        let Config { memory, cpus, mut boot, engine, debug_exit, disks, console } = config;
-        disks::check(&disks)?;
+        let Config { memory, cpus, mut boot, engine, debug_exit, technique, disks, console } =
+            config;
+        disks::check(&disks, technique)?;
         let ram = Arc::new(GuestRam::new(memory)?);
         let cpus = cpus.max(1);
         let entry = load(&ram, &mut boot, cpus)?;
@@ -181,6 +188,7 @@ impl Machine {
             boot,
             engine,
             debug_exit,
+            technique,
             console: SharedConsole(Arc::new(Mutex::new(console))),
             ram,
             disks,
@@ -298,7 +306,11 @@ impl Machine {
             ram_size: self.ram.size(),
             debug_exit: self.debug_exit,
         })?;
-        disks::plug(&mut chipset, &self.ram, &self.disks)?;
+        disks::plug(&mut chipset, &self.ram, clock, &self.disks, self.technique)?;
+        if self.technique == Technique::Hybrid {
+            let entropy = Box::new(EntropySource);
+            virtio::plug(&mut chipset, &self.ram, clock, "virtio entropy source", entropy)?;
+        }
         let chipset = Arc::new(chipset);
         let members: Arc<[Member]> =
             attentions.iter().map(|attention| Member::new(Arc::clone(attention))).collect();

@@ -106,6 +106,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Technique {
     /// Nothing: it finds a complete PC (full virtualization)
     Full,
+    /// It has drivers for virtual machines: the same PC with virtio devices
+    Hybrid,
 }
 
 /// How a kernel is entered.

@@ -84,7 +84,10 @@ pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, 
         Engine::Interpret => EngineKind::Interpret,
         Engine::Translate => EngineKind::Translate,
     };
-    let Technique::Full = plan.technique;
+    let technique = match plan.technique {
+        Technique::Full => ambos_machine::Technique::Full,
+        Technique::Hybrid => ambos_machine::Technique::Hybrid,
+    };
     let disks = plan.disks.iter().map(Disk::open).collect::<Result<_, _>>()?;
     let files = plan.clone();
     let config = Config {
@@ -93,6 +96,7 @@ pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, 
         boot: Box::new(move || boot_config(&files).map_err(Into::into)),
         engine,
         debug_exit: plan.debug_exit,
+        technique,
         disks,
         console,
     };

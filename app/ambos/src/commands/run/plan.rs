@@ -136,7 +136,7 @@ fn readable(what: &str, path: &Path) -> Result<(), Failure> {
 
 fn console_parameter(technique: Technique) -> &'static str {
     match technique {
-        Technique::Full => "console=ttyS0",
+        Technique::Full | Technique::Hybrid => "console=ttyS0",
     }
 }
 

@@ -1,0 +1,11 @@
+//! How much the guest knows of being virtualized.
+
+/// A technique of virtualization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Technique {
+    /// The guest finds a complete PC and knows nothing.
+    #[default]
+    Full,
+    /// The same PC, with devices made for virtual machines where there are any.
+    Hybrid,
+}
