@@ -24,8 +24,9 @@ pub const JUMPS: usize = 4096;
 pub const BANKS: usize = 8;
 /// Kinds of access with caches of their own.
 pub const SETS: usize = 3;
-/// Fetch translations for each privilege.
-const FETCHES: usize = 2048;
+/// Fetch translations for each privilege: those of a kernel's whole text, for evicting one costs the
+/// jumps into its page.
+const FETCHES: usize = 8192;
 /// Words of the filter of large pages.
 const LARGE_WORDS: usize = 64;
 /// A page number that no page has.
@@ -120,6 +121,14 @@ fn large_slot(linear: u64) -> (usize, u64) {
 #[inline(always)]
 fn slot(linear: u64) -> usize {
     (linear >> 12) as usize & (ENTRIES - 1)
+}
+
+/// The slot of a linear address among fetch translations. Linux has its modules at a multiple of all
+/// sizes of caches behind its text, and both in use for every request to a device: bits above count.
+#[inline(always)]
+fn fetch_slot(linear: u64) -> usize {
+    let page = linear >> 12;
+    (page ^ page >> 13) as usize & (FETCHES - 1)
 }
 
 /// The slot of a linear address in a jump cache: functions begin at few offsets in their pages, so
@@ -217,7 +226,7 @@ impl Tlb {
     #[inline(always)]
     pub(crate) fn lookup_fetch(&self, user: bool, linear: u64) -> Option<&FetchEntry> {
         let fetches = &self.fetches[self.current][usize::from(user)];
-        let slot = (linear >> 12) as usize & (FETCHES - 1);
+        let slot = fetch_slot(linear);
         (fetches.pages[slot] == linear & !0xfff).then(|| &fetches.entries[slot])
     }
 
@@ -249,13 +258,13 @@ impl Tlb {
         ram_page: usize,
     ) -> FetchEntry {
         let current = self.current;
-        let slot = (linear >> 12) as usize & (FETCHES - 1);
+        let slot = fetch_slot(linear);
         let fetches = &mut self.fetches[current][usize::from(user)];
         let evicted = std::mem::replace(&mut fetches.pages[slot], linear & !0xfff);
         let entry = FetchEntry { gpa_page, host_page, ram_page };
         fetches.entries[slot] = entry;
         if evicted != NO_PAGE {
-            self.clear_jumps_of(current, user);
+            self.clear_jumps_into(current, user, evicted);
         }
         entry
     }
@@ -296,13 +305,30 @@ impl Tlb {
     }
 
     fn clear_jumps_of(&mut self, bank: usize, user: bool) {
-        let sets: &[usize] =
-            if user { &[Self::USER] } else { &[Self::SUPERVISOR, Self::SUPERVISOR_AC] };
-        for &set in sets {
+        for &set in Self::jump_sets(user) {
             if self.banks[bank].filled[set] {
                 Self::clear_jump_cache(&mut self.bank_mut(bank).sets[set]);
             }
         }
+    }
+
+    /// Empties the entries of jump caches that lead into one page.
+    fn clear_jumps_into(&mut self, bank: usize, user: bool, page: u64) {
+        for &set in Self::jump_sets(user) {
+            if !self.banks[bank].filled[set] {
+                continue;
+            }
+            for (slot, jump) in self.bank_mut(bank).sets[set].jumps.iter_mut().enumerate() {
+                if jump.code != 0 && jump.negated.wrapping_neg() & !0xfff == page {
+                    *jump = Jump { negated: u64::from(slot == 0), code: 0 };
+                }
+            }
+        }
+    }
+
+    /// The sets with jumps of one privilege.
+    fn jump_sets(user: bool) -> &'static [usize] {
+        if user { &[Self::USER] } else { &[Self::SUPERVISOR, Self::SUPERVISOR_AC] }
     }
 
     /// Drops the write translations of a host page: writes to it must be looked at from now on.
@@ -367,7 +393,7 @@ impl Tlb {
         }
         let page = linear & !0xfff;
         let data = slot(linear);
-        let fetch = (linear >> 12) as usize & (FETCHES - 1);
+        let fetch = fetch_slot(linear);
         for bank in 0..BANKS {
             if self.banks[bank].pcid.is_none() {
                 continue;
@@ -380,7 +406,7 @@ impl Tlb {
                 let pages = &mut self.fetches[bank][usize::from(user)].pages;
                 if pages[fetch] == page {
                     pages[fetch] = NO_PAGE;
-                    self.clear_jumps_of(bank, user);
+                    self.clear_jumps_into(bank, user, page);
                 }
             }
         }
@@ -502,5 +528,22 @@ mod tests {
         assert_eq!(jump(&tlb).code, 99);
         tlb.flush_page(0x7000);
         assert_eq!(jump(&tlb).code, 0);
+    }
+
+    #[test]
+    fn an_evicted_page_takes_only_its_own_jumps_along() {
+        let mut tlb = Tlb::new().unwrap();
+        let evictor = (1u64..).map(|page| page << 24).find(|page| {
+            fetch_slot(*page) == fetch_slot(0x7000) && jump_slot(*page) != jump_slot(0x8020)
+        });
+        let jump = |tlb: &Tlb, linear| {
+            tlb.bank(tlb.current).sets[Tlb::SUPERVISOR].jumps[jump_slot(linear)].code
+        };
+        for (page, code) in [(0x7000, 1), (0x8000, 2)] {
+            tlb.insert_fetch(false, page, 0, 0, 0);
+            tlb.set_jump(Tlb::SUPERVISOR, page + 0x20, code);
+        }
+        tlb.insert_fetch(false, evictor.unwrap(), 0, 0, 0);
+        assert_eq!((jump(&tlb, 0x7020), jump(&tlb, 0x8020)), (0, 2));
     }
 }
