@@ -101,6 +101,8 @@ pub enum Intercept {
     Translation,
     /// Cached code dropped because the guest wrote to it.
     CodeInvalidation,
+    /// Other vCPUs were asked to drop their write translations, because this one begins to cache code.
+    Shootdown,
     /// The vCPU slept until there was something to do.
     Idle,
 }
@@ -113,7 +115,7 @@ const EXCEPTION: usize = HYPERCALL + 64;
 const REST: usize = EXCEPTION + 32;
 
 /// Number of rows in a ledger.
-pub(crate) const ROWS: usize = REST + 5;
+pub(crate) const ROWS: usize = REST + 6;
 
 impl Intercept {
     /// The row of this kind in a ledger.
@@ -128,7 +130,8 @@ impl Intercept {
             Self::TlbFill => REST + 1,
             Self::Translation => REST + 2,
             Self::CodeInvalidation => REST + 3,
-            Self::Idle => REST + 4,
+            Self::Shootdown => REST + 4,
+            Self::Idle => REST + 5,
         }
     }
 
@@ -145,6 +148,7 @@ impl Intercept {
                 1 => Self::TlbFill,
                 2 => Self::Translation,
                 3 => Self::CodeInvalidation,
+                4 => Self::Shootdown,
                 _ => Self::Idle,
             },
         }

@@ -132,7 +132,9 @@ impl Platform for VcpuPlatform {
     }
 
     fn flush_others(&mut self) {
+        let ticket = self.ledger.start(Intercept::Shootdown);
         shootdown::flush_others(&self.members, self.index);
+        self.ledger.finish(ticket);
     }
 
     fn ledger(&self) -> &Ledger {

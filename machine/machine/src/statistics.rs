@@ -131,6 +131,7 @@ fn describe(intercept: Intercept, devices: &[String]) -> (&'static str, String) 
         Intercept::TlbFill => ("engine", "TLB fill".to_owned()),
         Intercept::Translation => ("engine", "block decoded".to_owned()),
         Intercept::CodeInvalidation => ("engine", "code invalidated".to_owned()),
+        Intercept::Shootdown => ("engine", "write translations shot down".to_owned()),
         Intercept::Idle => ("idle", "idle".to_owned()),
     }
 }
