@@ -4,7 +4,7 @@
 //! guest code, and a place to sleep while the guest is halted. Raising a bit wakes the sleeper.
 
 use bitflags::bitflags;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ bitflags! {
         const NMI = 1 << 1;
         /// INIT: reset and wait for a start-up message.
         const INIT = 1 << 2;
-        /// A start-up message (SIPI) with the vector in [`Attention::sipi_vector`].
+        /// A start-up message (SIPI); [`Attention::take_start_up`] takes it.
         const SIPI = 1 << 3;
         /// Return [`crate::Stop::Asked`] to the owner.
         const STOP = 1 << 4;
@@ -27,11 +27,16 @@ bitflags! {
     }
 }
 
+/// Bit of the word: the vCPU waits for a start-up message. Never set while guest code runs.
+const WAITING: u32 = 1 << 31;
+/// Where the word holds the vector of a start-up message.
+const VECTOR_SHIFT: u32 = 16;
+const VECTOR: u32 = 0xff << VECTOR_SHIFT;
+
 /// The request word of one vCPU and its place to sleep.
 #[derive(Debug, Default)]
 pub struct Attention {
     bits: AtomicU32,
-    sipi_vector: AtomicU8,
     sleeper: Mutex<()>,
     wake: Condvar,
 }
@@ -41,10 +46,14 @@ impl Attention {
     pub fn raise(&self, request: Request) {
         let before = self.bits.fetch_or(request.bits(), Ordering::SeqCst);
         if before & request.bits() != request.bits() {
-            // Taking the lock orders this store against a sleeper's last look at the word.
-            drop(self.sleeper.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
-            self.wake.notify_all();
+            self.wake_sleeper();
         }
+    }
+
+    fn wake_sleeper(&self) {
+        // Taking the lock orders what the caller stored against a sleeper's last look at the word.
+        drop(self.sleeper.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        self.wake.notify_all();
     }
 
     /// Takes `request` back.
@@ -64,15 +73,37 @@ impl Attention {
         Request::from_bits_truncate(self.bits.load(Ordering::Acquire))
     }
 
-    /// Sends a start-up message with `vector` (the real-mode page to start at).
-    pub fn start_up(&self, vector: u8) {
-        self.sipi_vector.store(vector, Ordering::Release);
-        self.raise(Request::SIPI);
+    /// The vCPU waits for a start-up message from now on: an INIT has been served, or it is a
+    /// processor that does not start by itself.
+    pub fn await_start_up(&self) {
+        let served = |word: u32| Some(word & !Request::INIT.bits() | WAITING);
+        // The update is never refused.
+        let _ = self.bits.fetch_update(Ordering::SeqCst, Ordering::SeqCst, served);
     }
 
-    /// The vector of the last start-up message.
-    pub fn sipi_vector(&self) -> u8 {
-        self.sipi_vector.load(Ordering::Acquire)
+    /// Sends a start-up message with `vector` (the real-mode page to start at). Only a vCPU that
+    /// waits for it, or is about to, takes it: guests send the message twice, and the second one
+    /// must not stay with a vCPU that runs already.
+    pub fn start_up(&self, vector: u8) {
+        let sent = |word: u32| {
+            let awaited = word & (WAITING | Request::INIT.bits()) != 0;
+            let vector = u32::from(vector) << VECTOR_SHIFT;
+            awaited.then_some(word & !VECTOR | vector | Request::SIPI.bits())
+        };
+        if self.bits.fetch_update(Ordering::SeqCst, Ordering::SeqCst, sent).is_ok() {
+            self.wake_sleeper();
+        }
+    }
+
+    /// Takes the start-up message that [`Attention::await_start_up`] waits for, and returns its
+    /// vector; the wait is over then.
+    pub fn take_start_up(&self) -> Option<u8> {
+        let taken = |word: u32| {
+            let sent = word & Request::SIPI.bits() != 0;
+            sent.then_some(word & !(WAITING | VECTOR | Request::SIPI.bits()))
+        };
+        let before = self.bits.fetch_update(Ordering::SeqCst, Ordering::SeqCst, taken).ok()?;
+        Some(((before & VECTOR) >> VECTOR_SHIFT) as u8)
     }
 
     /// Sleeps until one of `requests` is raised or `timeout` (forever if `None`) has passed.
@@ -111,8 +142,24 @@ mod tests {
     #[test]
     fn a_request_raised_before_sleeping_is_not_missed() {
         let attention = Attention::default();
+        attention.await_start_up();
         attention.start_up(0x9f);
         attention.wait(Request::SIPI, None);
-        assert_eq!(attention.sipi_vector(), 0x9f);
+        assert_eq!(attention.take_start_up(), Some(0x9f));
+    }
+
+    #[test]
+    fn a_start_up_message_to_a_running_vcpu_leaves_no_trace() {
+        let attention = Attention::default();
+        attention.start_up(1);
+        assert_eq!(attention.word().load(Ordering::SeqCst), 0);
+        // INIT, then the message twice, the second one late.
+        attention.raise(Request::INIT);
+        attention.start_up(2);
+        attention.await_start_up();
+        assert_eq!(attention.take_start_up(), Some(2));
+        attention.start_up(3);
+        assert_eq!(attention.take_start_up(), None);
+        assert_eq!(attention.word().load(Ordering::SeqCst), 0);
     }
 }

@@ -17,7 +17,7 @@ use ambos_interpret::exec::native::Class;
 use ambos_interpret::exit::Exit;
 use ambos_interpret::mmu::{Access, BANKS, Bank, HostRange, SETS, Tlb, is_canonical};
 use ambos_memory::{GuestRam, PageFlags};
-use ambos_vcpu::{Attention, CpuState, Engine, Platform, Stop};
+use ambos_vcpu::{Attention, CpuState, Engine, Platform, Request, Stop};
 use ambos_x86::{Cr4, RFlags, Vector, gpr, xstate};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -287,10 +287,13 @@ impl Translator {
         }
     }
 
-    /// Whether the guest can go on without a look at what is to be done.
+    /// Whether the guest can go on without a look at what is to be done. An interrupt that the guest
+    /// does not take now is nothing to do.
     #[inline]
     fn undisturbed(&self) -> bool {
-        !self.head.cpu.slow && self.head.cpu.attention.pending().is_empty()
+        let pending = self.head.cpu.attention.pending();
+        let masked = pending == Request::INTERRUPT && !self.interrupts_enabled();
+        !self.head.cpu.slow && (pending.is_empty() || masked)
     }
 
     /// Enters translated code at `pc`; returns the site where it left.
@@ -538,7 +541,7 @@ impl Translator {
     fn run_translated(&mut self, platform: &mut dyn Platform, block: u32) -> Option<Stop> {
         self.give_state();
         let mut pc = self.enter_from_anywhere(block);
-        if !self.undisturbed() {
+        if !self.head.cpu.attention.pending().is_empty() {
             // What wants attention cannot be served yet: go on without polling for it.
             let block = &self.cache.blocks[block as usize];
             pc = block.body;

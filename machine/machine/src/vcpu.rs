@@ -52,7 +52,6 @@ impl Vcpu {
                 Stop::Halted => self.halt(engine),
                 Stop::Asked | Stop::Budget => {}
                 Stop::WaitForStartUp => {
-                    self.attention.take(Request::INIT);
                     if !self.wait_for_start_up(engine) {
                         break;
                     }
@@ -83,18 +82,16 @@ impl Vcpu {
 
     /// Waits for a start-up message and sets the state it asks for; `false` if the run ends first.
     fn wait_for_start_up(&self, engine: &mut dyn Engine) -> bool {
+        self.attention.await_start_up();
         loop {
             self.attention.wait(Request::SIPI | Request::STOP, None);
             if self.control.is_ending() {
                 return false;
             }
             self.attention.take(Request::STOP | Request::INIT);
-            if self.attention.take(Request::SIPI).is_empty() {
-                continue;
-            }
+            let Some(vector) = self.attention.take_start_up() else { continue };
             let mut state = CpuState::reset();
-            state.segments.cs =
-                Segment::real_mode(u16::from(self.attention.sipi_vector()) << 8, true);
+            state.segments.cs = Segment::real_mode(u16::from(vector) << 8, true);
             state.rip = 0;
             state.msrs.tsc_offset = self.platform.tsc.offset();
             engine.set_state(&state);

@@ -230,15 +230,17 @@ fn init_and_start_up() {
     fixed(&cpus.fabric, 1, 0x40);
     cpus.write(0, 0x310, 1 << 24);
     cpus.write(0, 0x300, 0x0000_c500);
-    assert_eq!(cpus.attention[1].take(Request::INIT), Request::INIT);
+    assert_eq!(cpus.attention[1].pending(), Request::INIT);
+    cpus.attention[1].await_start_up();
     assert!(!cpus.asked(1));
     assert_eq!(cpus.read(1, 0xf0), 0xff);
     cpus.write(0, 0x300, 0x0000_8500);
     assert_eq!(cpus.attention[1].take(Request::INIT), Request::empty());
     cpus.write(0, 0x300, 0x0000_069f);
-    assert_eq!(cpus.attention[1].take(Request::SIPI), Request::SIPI);
-    assert_eq!(cpus.attention[1].sipi_vector(), 0x9f);
+    assert_eq!(cpus.attention[1].take_start_up(), Some(0x9f));
+    // The second message of the customary two.
     cpus.write(0, 0x300, 0x0000_069f);
+    assert!(cpus.attention[1].pending().is_empty());
     cpus.write(0, 0x300, 0x0000_c500);
     assert_eq!(cpus.attention[1].take(Request::all()), Request::INIT);
     cpus.write(0, 0x300, 0x0000_0400);
