@@ -72,4 +72,16 @@ fn too_much_or_too_little() {
     refused(&["--kernel", &kernel, "--memory", "12345T"]);
     refused(&["--kernel", &kernel, "--cpus", "0"]);
     refused(&["--kernel", &kernel, "--initrd", "/no/such/initrd"]);
+    assert!(refused(&["--kernel", &kernel, "--initrd", "/"]).contains("directory"));
+}
+
+#[test]
+fn endless_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = file(folder.path(), "kernel", &stock_kernel());
+    refused(&["--kernel", "/dev/zero"]);
+    let endless = refused(&["--kernel", &kernel, "--initrd", "/dev/zero", "--memory", "64M"]);
+    assert!(endless.contains("larger than the guest's memory"), "{endless}");
+    let words = ["--kernel", &kernel, "--module", "/dev/zero", "--memory", "64M"];
+    assert!(refused(&words).contains("/dev/zero"));
 }

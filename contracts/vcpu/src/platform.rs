@@ -35,6 +35,12 @@ pub trait Platform {
     /// Writes memory that is not RAM.
     fn mmio_write(&mut self, gpa: u64, data: &[u8]);
 
+    /// Takes what the last access to a port or to memory asked for if no device served it. The engine
+    /// enters it in the list of unserved requests with where the guest is.
+    fn take_unserved(&mut self) -> Option<String> {
+        None
+    }
+
     /// Reads a model-specific register that the engine does not hold itself.
     ///
     /// # Errors

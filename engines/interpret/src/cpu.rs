@@ -133,6 +133,8 @@ pub struct Cpu {
     /// RAM pages whose cached code was dropped because they were written to; whoever caches more
     /// than [`Cpu::blocks`] takes them out.
     pub code_writes: Vec<usize>,
+    /// What the current instruction asked for in vain: see [`crate::unserved`].
+    pub unserved: Vec<String>,
     /// Software TLB.
     pub tlb: Box<Tlb>,
     /// Decoded blocks.
@@ -187,6 +189,7 @@ impl Cpu {
             events: 0,
             tlb: Box::new(Tlb::new()?),
             code_writes: Vec::new(),
+            unserved: Vec::new(),
             blocks: BlockCache::default(),
             thunks: ThunkCache::new()?,
             ram,

@@ -86,7 +86,7 @@ impl Cpu {
         let gpa_page = translation.gpa & !0xfff;
         let Some((host_page, ram_page)) = self.ram.host_page(gpa_page) else {
             let what = format!("instruction fetch from device memory at {:#x}", translation.gpa);
-            platform.unserved().record(what, self.native.gpr[RIP], &[]);
+            self.note_unserved(what);
             return Err(Fault::UD.into());
         };
         if translation.page_bits > 12 {

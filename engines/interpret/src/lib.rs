@@ -23,5 +23,6 @@ pub mod mmu;
 pub mod op;
 pub mod run;
 pub mod system;
+pub mod unserved;
 
 pub use cpu::Cpu;

@@ -150,6 +150,7 @@ impl Cpu {
             }
             if self.leave_block {
                 self.leave_block = false;
+                self.record_unserved(platform, Some(op.start));
                 self.instructions += index as u64 + 1;
                 self.native.gpr[RIP] = op.next_rip(self);
                 return None;
@@ -171,6 +172,7 @@ impl Cpu {
             return self.leave(platform, exit, Some((op.start, op.end)));
         }
         self.leave_block = false;
+        self.record_unserved(platform, Some(op.start));
         self.instructions += 1;
         self.advance(op.end);
         None
@@ -186,6 +188,8 @@ impl Cpu {
     ) -> Option<Stop> {
         let (start, end) = at.unwrap_or((0, 0));
         self.leave_block = false;
+        // A jump has left the instruction's place already.
+        self.record_unserved(platform, (exit != Exit::Jump).then_some(start));
         match exit {
             Exit::Jump => {
                 self.instructions += 1;

@@ -345,6 +345,7 @@ impl Machine {
                 index,
                 ledger: Arc::clone(&self.ledgers[index]),
                 unserved: Arc::clone(&self.unserved),
+                in_vain: None,
             };
             vcpus.push(Vcpu {
                 make_engine: Box::new(make_engine),

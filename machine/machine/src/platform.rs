@@ -27,18 +27,20 @@ pub(crate) struct VcpuPlatform {
     pub(crate) index: usize,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) unserved: Arc<UnservedLog>,
+    /// What the last access asked for, if no device served it.
+    pub(crate) in_vain: Option<String>,
 }
 
 impl VcpuPlatform {
-    fn note_port(&self, access: Access, port: u16, action: &str) {
+    fn note_port(&mut self, access: Access, port: u16, action: &str) {
         if access.outcome == Outcome::Unclaimed {
-            self.unserved.record(format!("port {port:#x} {action}"), 0, &[]);
+            self.in_vain = Some(format!("port {port:#x} {action}"));
         }
     }
 
-    fn note_mmio(&self, outcome: Outcome, gpa: u64, action: &str) {
+    fn note_mmio(&mut self, outcome: Outcome, gpa: u64, action: &str) {
         if outcome == Outcome::Unclaimed {
-            self.unserved.record(format!("memory {:#x} {action}", gpa & !0xfff), 0, &[]);
+            self.in_vain = Some(format!("memory {:#x} {action}", gpa & !0xfff));
         }
     }
 
@@ -90,6 +92,10 @@ impl Platform for VcpuPlatform {
         let access = self.mmio.write(gpa, data);
         self.ledger.finish_as(ticket, Intercept::Mmio(access.device));
         self.note_mmio(access.outcome, gpa, "write");
+    }
+
+    fn take_unserved(&mut self) -> Option<String> {
+        self.in_vain.take()
     }
 
     fn msr_read(&mut self, index: u32) -> Result<u64, MsrFault> {

@@ -188,6 +188,9 @@ impl fmt::Display for Statistics {
             if entry.rip != 0 {
                 write!(f, " at {:#x}", entry.rip)?;
             }
+            if !entry.bytes.is_empty() {
+                write!(f, " ({})", entry.bytes)?;
+            }
             writeln!(f)?;
         }
         if self.unserved_dropped > 0 {

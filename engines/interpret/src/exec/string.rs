@@ -369,6 +369,7 @@ fn input_string<W: Cell>(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) ->
     // The store must not fault after the port has been read.
     cpu.probe_write(platform, to, W::SIZE)?;
     let value = platform.port_read(port, width::<W>());
+    cpu.note_access(platform);
     cpu.store(platform, to, W::from_u64(u64::from(value)))?;
     cursor.step(cpu, RDI, 1);
     if op.rep == REP_NONE { Ok(()) } else { again(cpu, &cursor, count - 1) }
@@ -394,6 +395,7 @@ fn output_string<W: Cell>(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -
     let from = source_linear::<W>(cpu, op, cursor.get(cpu, RSI))?;
     let value = cpu.load::<W>(platform, from)?;
     platform.port_write(port, width::<W>(), value.to_u64() as u32);
+    cpu.note_access(platform);
     cursor.step(cpu, RSI, 1);
     if op.rep == REP_NONE { Ok(()) } else { again(cpu, &cursor, count - 1) }
 }

@@ -228,6 +228,7 @@ impl Cpu {
                 HostRange::Device(gpa) => {
                     for (index, chunk) in part.chunks_mut(64).enumerate() {
                         platform.mmio_read(gpa + index as u64 * 64, chunk);
+                        self.note_access(platform);
                     }
                 }
             }
@@ -271,6 +272,7 @@ impl Cpu {
                 Some(HostRange::Device(gpa)) => {
                     for (index, chunk) in part.chunks(64).enumerate() {
                         platform.mmio_write(gpa + index as u64 * 64, chunk);
+                        self.note_access(platform);
                     }
                 }
                 None => {}

@@ -352,12 +352,12 @@ pub fn too_long(_: &mut Cpu, _: &mut dyn Platform, _: &Op) -> Step {
 
 /// Instructions that exist but that this CPU model does not offer: #UD and an entry in the list of
 /// unserved requests.
-pub fn unserved(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
+pub fn unserved(cpu: &mut Cpu, _: &mut dyn Platform, op: &Op) -> Step {
     let what = match op.instruction() {
         Ok(instruction) => format!("instruction {:?}", instruction.mnemonic()),
         Err(_) => "instruction".to_owned(),
     };
-    platform.unserved().record(what, op.this_rip(cpu), &[]);
+    cpu.note_unserved(what);
     Err(Fault::UD.into())
 }
 

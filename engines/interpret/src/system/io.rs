@@ -59,6 +59,7 @@ pub fn input(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     let port = port(cpu, op);
     cpu.check_port(platform, port, usize::from(op.size))?;
     let value = platform.port_read(port, width(op));
+    cpu.note_access(platform);
     match op.size {
         1 => cpu.set_reg(RAX as u8, value as u8),
         2 => cpu.set_reg(RAX as u8, value as u16),
@@ -78,5 +79,6 @@ pub fn output(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
         _ => value,
     };
     platform.port_write(port, width(op), value);
+    cpu.note_access(platform);
     Err(Exit::Next)
 }

@@ -17,11 +17,11 @@ const EFER_WRITABLE: u64 = Efer::SCE.bits()
     | Efer::AUTOIBRS.bits();
 
 /// RDMSR.
-pub fn rdmsr(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
+pub fn rdmsr(cpu: &mut Cpu, platform: &mut dyn Platform, _: &Op) -> Step {
     cpu.require_supervisor()?;
     let ticket = platform.ledger().start(Intercept::Privileged(Privileged::MsrRead));
     let index = cpu.native.gpr[RCX] as u32;
-    let value = cpu.read_msr(platform, op, index);
+    let value = cpu.read_msr(platform, index);
     platform.ledger().finish(ticket);
     let value = value?;
     cpu.set_reg(RAX as u8, value as u32);
@@ -30,19 +30,19 @@ pub fn rdmsr(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
 }
 
 /// WRMSR.
-pub fn wrmsr(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
+pub fn wrmsr(cpu: &mut Cpu, platform: &mut dyn Platform, _: &Op) -> Step {
     cpu.require_supervisor()?;
     let ticket = platform.ledger().start(Intercept::Privileged(Privileged::MsrWrite));
     let index = cpu.native.gpr[RCX] as u32;
     let value = u64::from(cpu.reg::<u32>(RDX as u8)) << 32 | u64::from(cpu.reg::<u32>(RAX as u8));
-    let result = cpu.write_msr(platform, op, index, value);
+    let result = cpu.write_msr(platform, index, value);
     platform.ledger().finish(ticket);
     result?;
     Err(Exit::Next)
 }
 
 impl Cpu {
-    fn read_msr(&mut self, platform: &mut dyn Platform, op: &Op, index: u32) -> Result<u64, Fault> {
+    fn read_msr(&mut self, platform: &mut dyn Platform, index: u32) -> Result<u64, Fault> {
         Ok(match index {
             msr::IA32_EFER => self.control.efer,
             msr::IA32_STAR => self.msrs.star,
@@ -59,20 +59,16 @@ impl Cpu {
             msr::IA32_PAT => self.msrs.pat,
             msr::IA32_TSC => time::guest_tsc(self),
             msr::IA32_XSS => self.msrs.xss,
-            _ => {
-                let rip = op.this_rip(self);
-                platform.msr_read(index).map_err(|_| {
-                    platform.unserved().record(format!("MSR {index:#x} read"), rip, &[]);
-                    Fault::GP0
-                })?
-            }
+            _ => platform.msr_read(index).map_err(|_| {
+                self.note_unserved(format!("MSR {index:#x} read"));
+                Fault::GP0
+            })?,
         })
     }
 
     fn write_msr(
         &mut self,
         platform: &mut dyn Platform,
-        op: &Op,
         index: u32,
         value: u64,
     ) -> Result<(), Fault> {
@@ -108,14 +104,10 @@ impl Cpu {
             // No supervisor state components are offered.
             msr::IA32_XSS if value == 0 => self.msrs.xss = 0,
             msr::IA32_XSS => return Err(Fault::GP0),
-            _ => {
-                let rip = op.this_rip(self);
-                platform.msr_write(index, value).map_err(|_| {
-                    let what = format!("MSR {index:#x} write");
-                    platform.unserved().record(what, rip, &[]);
-                    Fault::GP0
-                })?;
-            }
+            _ => platform.msr_write(index, value).map_err(|_| {
+                self.note_unserved(format!("MSR {index:#x} write"));
+                Fault::GP0
+            })?,
         }
         Ok(())
     }

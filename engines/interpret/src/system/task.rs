@@ -124,8 +124,7 @@ impl Cpu {
             if by == SwitchBy::Return { system_type::TSS_BUSY } else { system_type::TSS_AVAILABLE };
         if kind != wanted {
             if matches!(kind, system_type::TSS16_AVAILABLE | system_type::TSS16_BUSY) {
-                let rip = self.native.gpr[RIP];
-                platform.unserved().record("task switch to a 16-bit TSS", rip, &[]);
+                self.note_unserved("task switch to a 16-bit TSS");
             }
             return Err(fault.into());
         }

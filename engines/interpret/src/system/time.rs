@@ -49,7 +49,7 @@ pub fn rdpid(cpu: &mut Cpu, _: &mut dyn Platform, op: &Op) -> Step {
 }
 
 /// RDPMC: no performance counters are offered.
-pub fn rdpmc(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
-    platform.unserved().record("RDPMC", op.this_rip(cpu), &[]);
+pub fn rdpmc(cpu: &mut Cpu, _: &mut dyn Platform, _: &Op) -> Step {
+    cpu.note_unserved("RDPMC");
     Err(Fault::GP0.into())
 }

@@ -7,7 +7,9 @@ use crate::failure::Failure;
 use ambos_boot::image::ImageKind;
 use ambos_boot::{BootConfig, KernelImage, Protocol};
 use ambos_machine::{Config, EngineKind, Machine, MachineError};
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
 use std::sync::Arc;
 
 /// How a machine came to its end.
@@ -125,11 +127,21 @@ pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, 
     Ok(Started { handle, run: Box::new(run) })
 }
 
+/// Reads a file that must fit into `memory` bytes: the name may be that of an endless device.
+fn read_bounded(path: &Path, memory: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(memory.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > memory {
+        return Err(std::io::Error::other("it is larger than the guest's memory; try --memory"));
+    }
+    Ok(bytes)
+}
+
 /// What to load.
 fn boot_config(plan: &Plan) -> Result<BootConfig, Failure> {
     let kernel = KernelImage::open(&plan.kernel).map_err(one_line)?;
-    let read = |path: &std::path::Path| {
-        std::fs::read(path).map_err(|error| {
+    let read = |path: &Path| {
+        read_bounded(path, plan.memory).map_err(|error| {
             Failure::usage_because(format!("cannot read {}", path.display()), error)
         })
     };

@@ -191,17 +191,17 @@ pub fn run(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     let Extra::Thunk(thunk) = &op.extra else { return Err(Fault::UD.into()) };
     cpu.check_class(thunk.class)?;
     let Some(memory) = thunk.memory else {
-        return cpu.call_thunk(platform, op, thunk, 0);
+        return cpu.call_thunk(op, thunk, 0);
     };
     let linear = match op.linear(cpu, memory.size, memory.write) {
         Ok(linear) => linear,
-        Err(Exit::Fault(fault)) => return partial::inaccessible(cpu, platform, op, thunk, fault),
+        Err(Exit::Fault(fault)) => return partial::inaccessible(cpu, op, thunk, fault),
         Err(exit) => return Err(exit),
     };
     if !memory.masked
         && let Err(fault) = cpu.check_alignment(linear, memory.size, cpu.mmu_index)
     {
-        return partial::inaccessible(cpu, platform, op, thunk, fault);
+        return partial::inaccessible(cpu, op, thunk, fault);
     }
     match run_at(cpu, platform, op, thunk, memory, linear) {
         Err(Exit::Fault(fault)) if cpu.operand_faulted => {
@@ -229,7 +229,7 @@ fn run_at(
     };
     if let Some(host) = in_place {
         cpu.operand_faulted = false;
-        return cpu.call_thunk(platform, op, thunk, host);
+        return cpu.call_thunk(op, thunk, host);
     }
     let size = memory.size.min(MAX_OPERAND);
     let mut bounce = Bounce([0; MAX_OPERAND + 64]);
@@ -242,7 +242,7 @@ fn run_at(
     }
     cpu.operand_faulted = false;
     let address = bounce.0.as_mut_ptr() as usize + start;
-    cpu.call_thunk(platform, op, thunk, address)?;
+    cpu.call_thunk(op, thunk, address)?;
     if memory.write {
         cpu.store_bytes(platform, linear, &bounce.0[start..start + size])?;
     }
@@ -282,15 +282,8 @@ impl Cpu {
         if unavailable { Err(Fault::NM) } else { Ok(()) }
     }
 
-    fn call_thunk(
-        &mut self,
-        platform: &mut dyn Platform,
-        op: &Op,
-        thunk: &Thunk,
-        operand: usize,
-    ) -> Step {
-        self.execute(op, thunk, operand)
-            .map_err(|fault| self.host_fault(platform, op, fault).into())
+    fn call_thunk(&mut self, op: &Op, thunk: &Thunk, operand: usize) -> Step {
+        self.execute(op, thunk, operand).map_err(|fault| self.host_fault(fault).into())
     }
 
     /// Executes a thunk with its memory operand at host address `operand`. After a fault nothing
@@ -337,7 +330,7 @@ impl Cpu {
     }
 
     /// The guest's exception for a fault of the host.
-    fn host_fault(&self, platform: &mut dyn Platform, op: &Op, fault: HostFault) -> Fault {
+    fn host_fault(&mut self, fault: HostFault) -> Fault {
         let vector = match fault {
             HostFault::Divide => Vector::DivideError,
             HostFault::X87 => Vector::X87FloatingPoint,
@@ -345,14 +338,12 @@ impl Cpu {
             HostFault::Simd => Vector::InvalidOpcode,
             HostFault::GeneralProtection => Vector::GeneralProtection,
             HostFault::IllegalInstruction => {
-                let rip = op.this_rip(self);
-                platform.unserved().record("instruction the host does not have", rip, &[]);
+                self.note_unserved("instruction the host does not have");
                 Vector::InvalidOpcode
             }
             HostFault::Memory { .. } => {
                 // The decoder announced a smaller operand than the host used.
-                let rip = op.this_rip(self);
-                platform.unserved().record("instruction with an unknown operand size", rip, &[]);
+                self.note_unserved("instruction with an unknown operand size");
                 Vector::InvalidOpcode
             }
         };

@@ -14,20 +14,14 @@ use ambos_hostcode::{HostFault, mem};
 use ambos_vcpu::Platform;
 
 /// Runs a thunk whose operand has no legal or an unaligned address; touching it raises `fault`.
-pub(super) fn inaccessible(
-    cpu: &mut Cpu,
-    platform: &mut dyn Platform,
-    op: &Op,
-    thunk: &Thunk,
-    fault: Fault,
-) -> Step {
+pub(super) fn inaccessible(cpu: &mut Cpu, op: &Op, thunk: &Thunk, fault: Fault) -> Step {
     let offset = (op.effective_address(cpu) & 0xfff) as usize;
     let operand = cpu.thunks.stage.place(offset, Accessible::Nothing, false);
     match cpu.execute(op, thunk, operand) {
         // A mask has left out everything.
         Ok(()) => Ok(()),
         Err(HostFault::Memory { .. }) => Err(fault.into()),
-        Err(other) => Err(cpu.host_fault(platform, op, other).into()),
+        Err(other) => Err(cpu.host_fault(other).into()),
     }
 }
 
@@ -92,7 +86,7 @@ pub(super) fn run(
             }
             Err(guilty.unwrap_or(fault).into())
         }
-        Err(other) => Err(cpu.host_fault(platform, op, other).into()),
+        Err(other) => Err(cpu.host_fault(other).into()),
     }
 }
 
