@@ -3,7 +3,7 @@
 //! [`ControlDomain`] is all of it, as a library without any processor: it reaches the guest only through
 //! [`Grants`], by which it gets at pages that the guest lets it use, and [`EventChannels`]. The
 //! hypercalls behind these are somebody else's business, and so are the disks' images
-//! (`ambos-block`).
+//! (`ambos-block`) and the networks (`ambos-net`).
 //!
 //! Layouts and protocols are those of Xen's `public/io/*.h`, as a 64-bit guest has them.
 //!
@@ -19,6 +19,7 @@ mod console;
 mod control;
 mod events;
 mod grants;
+mod net;
 mod ring;
 mod shared;
 #[cfg(test)]
@@ -27,7 +28,9 @@ mod turnstile;
 mod xenbus;
 mod xenstore;
 
-pub use control::{ControlDomain, ControlError, Disk, DomainInfo, PowerAction, SharedPage};
+pub use control::{
+    Adapter, ControlDomain, ControlError, Disk, DomainInfo, PowerAction, SharedPage,
+};
 pub use events::{BindError, Channel, EventChannels, GuestPort, Notified, Progress};
 pub use grants::{Access, GrantError, GrantRef, Grants};
 pub use shared::RingError;

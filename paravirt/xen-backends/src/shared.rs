@@ -12,6 +12,9 @@ pub enum RingError {
     /// The guest says that it has put more into it than fits.
     #[error("the guest's ring indices contradict each other")]
     Indices,
+    /// Requests that belong together do not fit together.
+    #[error("the guest's requests contradict each other")]
+    Requests,
     /// Its pages are no memory.
     #[error("the pages of the ring are no memory")]
     Memory,

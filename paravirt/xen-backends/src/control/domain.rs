@@ -6,11 +6,13 @@ use crate::block::BlockBack;
 use crate::console::{Console, ConsolePort};
 use crate::events::{BindError, Channel, EventChannels, GuestPort, Notified, Progress};
 use crate::grants::Grants;
+use crate::net::NetBack;
 use crate::shared::{RingError, SharedPages};
 use crate::turnstile::Turnstile;
 use crate::xenbus::{Device, Place};
 use crate::xenstore::{ConnectionId, DomainId, Store, StoreRing};
 use ambos_block::BlockBackend;
+use ambos_net::{MacAddress, NetBackend};
 use std::io::Write;
 use std::sync::{Arc, Weak};
 use thiserror::Error;
@@ -36,6 +38,15 @@ pub struct Disk {
     pub content: Arc<dyn BlockBackend>,
     /// Whether it is a CD-ROM drive with the content as its medium.
     pub cdrom: bool,
+}
+
+/// A network adapter.
+#[derive(Clone)]
+pub struct Adapter {
+    /// What it is connected to.
+    pub network: Arc<dyn NetBackend>,
+    /// Its address.
+    pub mac: MacAddress,
 }
 
 /// Why there is no control domain.
@@ -72,6 +83,7 @@ struct Services {
     devices: Vec<Device>,
     info: DomainInfo,
     disks: u32,
+    adapters: u32,
 }
 
 impl ControlDomain {
@@ -105,6 +117,7 @@ impl ControlDomain {
             devices: Vec::new(),
             info,
             disks: 0,
+            adapters: 0,
         });
         let terminal = Console::new(page(console), console_output)?;
         let port = Arc::new(ConsolePort(Arc::downgrade(&terminal)));
@@ -143,6 +156,25 @@ impl ControlDomain {
                     ("hotplug-status", "connected".to_owned()),
                 ],
             );
+        });
+    }
+
+    /// Gives the guest a network adapter.
+    pub fn add_adapter(&self, adapter: Adapter) {
+        let Adapter { network, mac } = adapter;
+        self.with_services(|services| {
+            let number = services.adapters;
+            services.adapters += 1;
+            let place = Place { guest: self.guest, class: "vif", number };
+            let common = [
+                ("handle", number.to_string()),
+                ("mac", mac.to_string()),
+                ("mtu", network.mtu().to_string()),
+            ];
+            let (grants, channels) = (Arc::clone(&self.grants), Arc::clone(&self.channels));
+            let half = Box::new(NetBack::new(network, services.info.cpus, grants, channels));
+            let own = [("type", "vif".to_owned()), ("hotplug-status", "connected".to_owned())];
+            services.add_device(place, half, &common, &[&common[..], &own].concat());
         });
     }
 

@@ -13,7 +13,7 @@ mod domain;
 mod power;
 mod tree;
 
-pub use domain::{ControlDomain, ControlError, Disk, SharedPage};
+pub use domain::{Adapter, ControlDomain, ControlError, Disk, SharedPage};
 pub use power::PowerAction;
 pub use tree::DomainInfo;
 

@@ -93,11 +93,17 @@ impl RequestRing {
 
     /// Asks to be notified of the next request; returns how many came meanwhile.
     pub(crate) fn ask_for_notification(&mut self) -> Result<u32, RingError> {
+        self.wait_for(1)
+    }
+
+    /// Unless there are `count` requests, asks to be notified when there are; returns how many
+    /// there are.
+    pub(crate) fn wait_for(&mut self, count: u32) -> Result<u32, RingError> {
         let waiting = self.waiting()?;
-        if waiting > 0 {
+        if waiting >= count {
             return Ok(waiting);
         }
-        self.pages.store(at::REQUEST_EVENT, self.taken.wrapping_add(1))?;
+        self.pages.store(at::REQUEST_EVENT, self.taken.wrapping_add(count))?;
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         self.waiting()
     }

@@ -63,6 +63,11 @@ impl FrontNode<'_> {
         self.text(name)?.trim().parse().ok()
     }
 
+    /// Whether a feature is there.
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        self.number::<u32>(name).is_some_and(|value| value != 0)
+    }
+
     fn needed<T: FromStr>(&self, name: &str) -> Result<T, ConnectError> {
         self.number(name).ok_or_else(|| ConnectError::Value(name.to_owned()))
     }

@@ -89,7 +89,7 @@ impl StoreRing {
             Err(error) => {
                 let number = match error {
                     Failure::Ring(RingError::Indices) => BAD_INDICES,
-                    Failure::Ring(RingError::Memory) | Failure::Protocol => BAD_PROTOCOL,
+                    Failure::Ring(_) | Failure::Protocol => BAD_PROTOCOL,
                 };
                 tracing::warn!("the guest's connection to xenstore is broken ({number})");
                 self.broken = true;
