@@ -5,7 +5,7 @@
 //! reach it: the guard that leaves scope, the panic hook, and the thread that waits for signals.
 
 use rustix::termios::{self, OptionalActions, OutputModes, Termios};
-use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
 use std::io::{self, stdout};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, Once, PoisonError};
@@ -77,14 +77,18 @@ fn restore_on_panic() {
 
 /// Calls `ask` with the number of the first signal that asks the monitor to end. A second one ends it
 /// at once, with the terminal restored, for the case that the first is of no avail.
+///
+/// A file that may not grow any more is an error for the guest whose disk it is, and no reason to end.
 pub(crate) fn on_termination(ask: impl FnOnce(i32) + Send + 'static) -> io::Result<()> {
-    let mut signals =
-        signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGCONT])?;
+    let signals = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGCONT, SIGXFSZ];
+    let mut signals = signal_hook::iterator::Signals::new(signals)?;
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         let mut ask = Some(ask);
         for signal in signals.forever() {
             if signal == SIGCONT {
                 resume();
+            } else if signal == SIGXFSZ {
+                tracing::warn!("a file has reached the limit of its size");
             } else if let Some(ask) = ask.take() {
                 ask(signal);
             } else {
