@@ -4,6 +4,7 @@ mod bench;
 mod difftest;
 mod layers;
 mod lints;
+mod soak;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -27,6 +28,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Check rules of the source that no compiler knows, and list where unsafe code is
     Lints,
+    /// Run the tests of disks with much data and many killed monitors
+    Soak(soak::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Layers => layers::run(),
         Task::Lints => lints::run(),
+        Task::Soak(arguments) => soak::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,25 @@
+//! `cargo xtask soak`: the tests of disks at a length that is too long for every change.
+
+use std::process::Command;
+
+/// How long.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Mebibytes of data that guests write, read and check
+    #[arg(long, default_value_t = 1024)]
+    disk_mib: u64,
+    /// How often the monitor is killed while its guest writes
+    #[arg(long, default_value_t = 100)]
+    kills: u64,
+}
+
+/// Runs the tests.
+pub(crate) fn run(arguments: &Arguments) -> Result<(), String> {
+    let status = Command::new("cargo")
+        .args(["test", "--release", "--package", "ambos", "--test", "disks"])
+        .env("AMBOS_TEST_DISK_MIB", arguments.disk_mib.to_string())
+        .env("AMBOS_TEST_KILLS", arguments.kills.to_string())
+        .status()
+        .map_err(|error| format!("cannot start cargo: {error}"))?;
+    if status.success() { Ok(()) } else { Err("a test failed".to_owned()) }
+}
