@@ -10,6 +10,9 @@
 //! kernel log  ESC ] ambos;NONCE;shell BEL  a shell
 //! ```
 //!
+//! A command may mark the beginning and the end of what it wants to have counted apart, with
+//! `open=NAME` and `close=NAME` in the place of `begin`: see [`WindowMark`].
+//!
 //! [`ExecFilter`] is fed what the console prints, in pieces of any size, and gives back the output of
 //! a command. [`ShellFilter`] takes the marker of a shell out of the stream and tells that it came.
 
@@ -28,8 +31,10 @@ const LOG_LIMIT: usize = 64 << 10;
 
 const ESCAPE: u8 = 0x1b;
 const BELL: u8 = 0x07;
-/// Longest text of a marker after the nonce: `end=255`.
-const TEXT_LIMIT: usize = 7;
+/// Longest name of a window.
+const NAME_LIMIT: usize = 40;
+/// Longest text of a marker after the nonce: `close=` and a name.
+const TEXT_LIMIT: usize = 6 + NAME_LIMIT;
 
 /// Why a command cannot be handed to the guest.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -95,12 +100,22 @@ pub enum Phase {
     Ended(u8),
 }
 
-/// A message of the guest's `/init`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// An end of a window: a stretch of time that the guest wants to have counted apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WindowMark {
+    /// It begins.
+    Open(String),
+    /// It ends.
+    Close(String),
+}
+
+/// A message of the guest's `/init`, or of a program that counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Marker {
     Begin,
     End(u8),
     Shell,
+    Window(WindowMark),
 }
 
 impl Marker {
@@ -111,7 +126,19 @@ impl Marker {
             [b'e', b'n', b'd', b'=', digits @ ..] if digits.iter().all(u8::is_ascii_digit) => {
                 std::str::from_utf8(digits).ok()?.parse().ok().map(Self::End)
             }
-            _ => None,
+            _ => {
+                let (action, name) = std::str::from_utf8(text).ok()?.split_once('=')?;
+                let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+                if name.is_empty() || name.len() > NAME_LIMIT || !name.chars().all(plain) {
+                    return None;
+                }
+                let name = name.to_owned();
+                match action {
+                    "open" => Some(Self::Window(WindowMark::Open(name))),
+                    "close" => Some(Self::Window(WindowMark::Close(name))),
+                    _ => None,
+                }
+            }
         }
     }
 }
@@ -174,12 +201,18 @@ pub struct ExecFilter {
     scanner: Scanner,
     phase: Phase,
     log: VecDeque<u8>,
+    marks: Vec<WindowMark>,
 }
 
 impl ExecFilter {
     /// A filter that knows the markers of this nonce.
     pub fn new(nonce: &Nonce) -> Self {
-        Self { scanner: Scanner::new(nonce), phase: Phase::Booting, log: VecDeque::new() }
+        Self {
+            scanner: Scanner::new(nonce),
+            phase: Phase::Booting,
+            log: VecDeque::new(),
+            marks: Vec::new(),
+        }
     }
 
     /// Takes what the console printed next and appends the command's output in it to `output`, the
@@ -192,6 +225,7 @@ impl ExecFilter {
             match (self.phase, marker) {
                 (Phase::Booting, Some(Marker::Begin)) => self.phase = Phase::Running,
                 (Phase::Running, Some(Marker::End(status))) => self.phase = Phase::Ended(status),
+                (Phase::Running, Some(Marker::Window(mark))) => self.marks.push(mark),
                 _ => {}
             }
         }
@@ -202,6 +236,11 @@ impl ExecFilter {
         let mut passed = Vec::new();
         self.scanner.release(&mut passed);
         self.pass(&mut passed, output, log);
+    }
+
+    /// The marks of windows that came since this was last called.
+    pub fn take_marks(&mut self) -> Vec<WindowMark> {
+        std::mem::take(&mut self.marks)
     }
 
     /// How far the command is.
@@ -303,6 +342,26 @@ mod tests {
             filter.feed(&console(b"", lookalike, 0, b""), &mut output, &mut Vec::new());
             assert_eq!(&output, lookalike);
             assert_eq!(filter.phase(), Phase::Ended(0));
+        }
+    }
+
+    #[test]
+    fn windows_are_marked_while_the_command_runs() {
+        let mark = |text: &str| format!("\x1b]ambos;{NONCE};{text}\x07");
+        let output = [mark("open=disk-read.4k"), "x".to_owned(), mark("close=disk-read.4k")];
+        let mut filter = ExecFilter::new(&nonce());
+        let (mut passed, mut log) = (Vec::new(), Vec::new());
+        let before = mark("open=early");
+        let bytes = console(before.as_bytes(), output.concat().as_bytes(), 0, b"");
+        for byte in bytes {
+            filter.feed(&[byte], &mut passed, &mut log);
+        }
+        assert_eq!(passed, b"x");
+        let name = || "disk-read.4k".to_owned();
+        assert_eq!(filter.take_marks(), [WindowMark::Open(name()), WindowMark::Close(name())]);
+        assert!(filter.take_marks().is_empty());
+        for text in ["open=", "open=a b", "close=\u{e9}", &format!("open={}", "x".repeat(41))] {
+            assert_eq!(Marker::parse(text.as_bytes()), None, "{text}");
         }
     }
 

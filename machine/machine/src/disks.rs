@@ -1,9 +1,11 @@
 //! Disks and their places in the machine.
 
+use crate::counted::Counted;
 use crate::machine::MachineError;
 use crate::technique::Technique;
 use ambos_block::BlockBackend;
 use ambos_clock::VmClock;
+use ambos_intercept::Transfer;
 use ambos_memory::GuestRam;
 use ambos_pc::{ChipsetError, IdeDrive, PcChipset};
 use ambos_virtio::BlockDevice;
@@ -47,6 +49,16 @@ pub(crate) fn check(disks: &[Disk], technique: Technique) -> Result<(), MachineE
         }
     }
     Ok(())
+}
+
+/// Lets what the disks move be counted, under a label for each.
+pub(crate) fn count_transfers(disks: &mut [Disk]) -> Vec<(String, Arc<Transfer>)> {
+    let count = |(index, disk): (usize, &mut Disk)| {
+        let transfer = Arc::<Transfer>::default();
+        disk.content = Arc::new(Counted::new(Arc::clone(&disk.content), Arc::clone(&transfer)));
+        (format!("disk {index}"), transfer)
+    };
+    disks.iter_mut().enumerate().map(count).collect()
 }
 
 /// Puts the disks in their places.

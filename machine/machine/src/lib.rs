@@ -7,11 +7,13 @@
 //! Devices, kernels and engines are other crates'; this one only puts them together.
 
 mod control;
+mod counted;
 mod cpu_model;
 mod disks;
 mod engine;
 mod machine;
 mod msrs;
+mod observer;
 mod platform;
 mod shootdown;
 mod statistics;
@@ -25,5 +27,6 @@ pub use cpu_model::CpuModel;
 pub use disks::Disk;
 pub use engine::{EngineError, EngineKind};
 pub use machine::{AfterReset, Config, Handle, Loader, Machine, MachineError};
-pub use statistics::Statistics;
+pub use observer::{Moment, Observer};
+pub use statistics::{Statistics, WindowLine};
 pub use technique::Technique;

@@ -5,6 +5,7 @@ use crate::cpu_model::CpuModel;
 use crate::disks::{self, Disk};
 use crate::engine::{EngineError, EngineKind};
 use crate::msrs::PlatformMsrs;
+use crate::observer::Observer;
 use crate::platform::VcpuPlatform;
 use crate::shootdown::Member;
 use crate::statistics::Statistics;
@@ -24,7 +25,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 
 /// Reads what to boot.
@@ -163,7 +164,7 @@ pub struct Machine {
     input: Arc<Mutex<Input>>,
     ledgers: Vec<Arc<Ledger>>,
     unserved: Arc<UnservedLog>,
-    labels: Vec<String>,
+    observer: Observer,
     instructions: u64,
     counters: BTreeMap<&'static str, u64>,
     resets: u64,
@@ -177,12 +178,17 @@ impl Machine {
     ///
     /// [`MachineError`]: a guest that cannot be loaded is the usual one.
     pub fn new(config: Config) -> Result<Self, MachineError> {
-        let Config { memory, cpus, mut boot, engine, debug_exit, technique, disks, console } =
+        let made = Instant::now();
+        let Config { memory, cpus, mut boot, engine, debug_exit, technique, mut disks, console } =
             config;
         disks::check(&disks, technique)?;
+        let transfers = disks::count_transfers(&mut disks);
         let ram = Arc::new(GuestRam::new(memory)?);
         let cpus = cpus.max(1);
         let entry = load(&ram, &mut boot, cpus)?;
+        let ledgers: Vec<Arc<Ledger>> = (0..cpus).map(|_| Arc::default()).collect();
+        let observer =
+            Observer { ledgers: ledgers.clone(), labels: Arc::default(), transfers, made };
         Ok(Self {
             model: Arc::new(CpuModel::host(cpus)),
             boot,
@@ -194,9 +200,9 @@ impl Machine {
             disks,
             control: Arc::default(),
             input: Arc::default(),
-            ledgers: (0..cpus).map(|_| Arc::default()).collect(),
+            ledgers,
             unserved: Arc::default(),
-            labels: Vec::new(),
+            observer,
             instructions: 0,
             counters: BTreeMap::new(),
             resets: 0,
@@ -234,7 +240,10 @@ impl Machine {
     fn run_once(&mut self) -> Result<Outcome, MachineError> {
         let clock = VmClock::monotonic();
         let (chipset, mut vcpus) = self.assemble(&clock)?;
-        self.labels = chipset.devices().labels().to_vec();
+        {
+            let mut labels = self.observer.labels.lock().unwrap_or_else(PoisonError::into_inner);
+            *labels = chipset.devices().labels().to_vec();
+        }
         {
             let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
             input.chipset = Some(Arc::clone(&chipset));
@@ -359,12 +368,16 @@ impl Machine {
         Ok((chipset, vcpus))
     }
 
+    /// What looks at the counts while the machine runs.
+    pub fn observer(&self) -> Observer {
+        self.observer.clone()
+    }
+
     /// What was counted since the machine was made.
     pub fn statistics(&self) -> Statistics {
         Statistics::collect(
-            &self.ledgers,
+            &self.observer,
             &self.unserved,
-            &self.labels,
             self.instructions,
             &self.counters,
             self.resets,

@@ -1,12 +1,12 @@
 //! What was counted, for people and programs.
 
+use crate::observer::{self, Observer};
 use crate::tsc;
-use ambos_intercept::{Intercept, Ledger, Privileged, UnservedLog};
+use ambos_intercept::{Intercept, Moved, Privileged, UnservedLog};
 use ambos_x86::Vector;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
 /// Version of the JSON form; it changes when a field changes its meaning or disappears.
 pub(crate) const SCHEMA: u32 = 1;
@@ -21,6 +21,14 @@ pub struct Statistics {
     pub instructions: u64,
     /// How often the guest was booted again.
     pub resets: u64,
+    /// Since the machine was made, in seconds.
+    pub seconds: f64,
+    /// Memory of the monitor's process.
+    pub memory: Memory,
+    /// Bytes that the back-ends moved.
+    pub transfers: Vec<TransferLine>,
+    /// What happened between two marks that the guest set, in the order in which they ended.
+    pub windows: Vec<WindowLine>,
     /// Interceptions by class and label, most frequent first.
     pub intercepts: Vec<Line>,
     /// What the engine counts of its own work.
@@ -42,6 +50,54 @@ pub struct Line {
     pub count: u64,
     /// Host time spent, in nanoseconds; zero where it is only counted.
     pub nanoseconds: u64,
+}
+
+/// What one back-end moved.
+#[derive(Debug, Clone, Serialize)]
+pub struct TransferLine {
+    /// Which one.
+    pub label: String,
+    /// Bytes that went to the guest.
+    pub to_guest: u64,
+    /// Bytes that came from the guest.
+    pub from_guest: u64,
+    /// Requests that moved them.
+    pub requests: u64,
+}
+
+impl TransferLine {
+    pub(crate) fn new(label: &str, moved: Moved) -> Self {
+        let Moved { to_guest, from_guest, requests } = moved;
+        Self { label: label.to_owned(), to_guest, from_guest, requests }
+    }
+}
+
+/// Memory of the monitor's process, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Guest RAM that has been touched.
+    pub guest: u64,
+    /// Everything else.
+    pub monitor: u64,
+    /// The most there was of both together.
+    pub peak: u64,
+}
+
+/// What happened between two marks that the guest set.
+#[derive(Debug, Clone, Serialize)]
+pub struct WindowLine {
+    /// The guest's name for it.
+    pub name: String,
+    /// When it began, in seconds since the machine was made.
+    pub start: f64,
+    /// How long it lasted on the host's clock, in seconds.
+    pub seconds: f64,
+    /// Processor time of the monitor's process in it, in seconds.
+    pub cpu_seconds: f64,
+    /// Interceptions by class and label, most frequent first.
+    pub intercepts: Vec<Line>,
+    /// Bytes that the back-ends moved.
+    pub transfers: Vec<TransferLine>,
 }
 
 /// A counter of the engine.
@@ -68,32 +124,18 @@ pub struct UnservedLine {
 
 impl Statistics {
     pub(crate) fn collect(
-        ledgers: &[Arc<Ledger>],
+        observer: &Observer,
         unserved: &UnservedLog,
-        devices: &[String],
         instructions: u64,
         counters: &BTreeMap<&'static str, u64>,
         resets: u64,
     ) -> Self {
-        let mut sums: BTreeMap<(&'static str, String), (u64, u64)> = BTreeMap::new();
-        for count in ledgers.iter().flat_map(|ledger| ledger.counts()) {
-            let sum = sums.entry(describe(count.intercept, devices)).or_default();
-            sum.0 += count.count;
-            sum.1 += count.ticks;
-        }
-        let hz = u128::from(tsc::frequency().max(1));
-        let nanoseconds =
-            |ticks: u64| u64::try_from(u128::from(ticks) * 1_000_000_000 / hz).unwrap_or(u64::MAX);
-        let mut intercepts: Vec<Line> = sums
-            .into_iter()
-            .map(|((class, label), (count, ticks))| Line {
-                class,
-                label,
-                count,
-                nanoseconds: nanoseconds(ticks),
-            })
-            .collect();
-        intercepts.sort_by_key(|line| std::cmp::Reverse(line.count));
+        let now = observer.now();
+        let seconds = now.elapsed.as_secs_f64();
+        let transfers = observer
+            .transfers
+            .iter()
+            .map(|(label, transfer)| TransferLine::new(label, transfer.moved()));
         let entries = unserved.entries().into_iter().map(|entry| UnservedLine {
             what: entry.what,
             rip: entry.rip,
@@ -104,7 +146,11 @@ impl Statistics {
             schema: SCHEMA,
             instructions,
             resets,
-            intercepts,
+            seconds,
+            memory: observer::memory(),
+            transfers: transfers.collect(),
+            windows: Vec::new(),
+            intercepts: observer::lines(now.counts),
             engine: counters.iter().map(|(&label, &count)| Counter { label, count }).collect(),
             unserved: entries.collect(),
             unserved_dropped: unserved.dropped(),
@@ -117,7 +163,14 @@ impl Statistics {
     }
 }
 
-fn describe(intercept: Intercept, devices: &[String]) -> (&'static str, String) {
+/// Nanoseconds of so many ticks of the host's time-stamp counter.
+pub(crate) fn nanoseconds(ticks: u64) -> u64 {
+    let hz = u128::from(tsc::frequency().max(1));
+    u64::try_from(u128::from(ticks) * 1_000_000_000 / hz).unwrap_or(u64::MAX)
+}
+
+/// The class and the label of an interception; devices go by the labels of their rows.
+pub(crate) fn describe(intercept: Intercept, devices: &[String]) -> (&'static str, String) {
     let device = |row: usize| devices.get(row).cloned().unwrap_or_else(|| format!("device {row}"));
     match intercept {
         Intercept::Privileged(class) => {
@@ -174,6 +227,17 @@ impl fmt::Display for Statistics {
         }
         for counter in &self.engine {
             writeln!(f, "{:<12} {:<32} {:>14}", "engine", counter.label, counter.count)?;
+        }
+        for line in &self.transfers {
+            let TransferLine { label, to_guest, from_guest, requests } = line;
+            writeln!(
+                f,
+                "{label}: {to_guest} bytes read, {from_guest} written, {requests} requests"
+            )?;
+        }
+        for window in &self.windows {
+            let count: u64 = window.intercepts.iter().map(|line| line.count).sum();
+            writeln!(f, "{}: {:.6} s, {count} interceptions", window.name, window.seconds)?;
         }
         writeln!(f, "{} guest instructions interpreted", self.instructions)?;
         if self.resets > 0 {

@@ -5,9 +5,12 @@
 
 use super::machine::{AfterReset, Handle};
 use super::panic_watch::PanicWatch;
-use ambos_guest::exec::{ExecFilter, Nonce, Phase, ShellFilter};
+use ambos_guest::exec::{ExecFilter, Nonce, Phase, ShellFilter, WindowMark};
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// The window from the making of the machine to the beginning of the command.
+pub(super) const BOOT_WINDOW: &str = "boot";
 
 /// Where to print.
 pub(super) struct Sinks {
@@ -134,18 +137,27 @@ pub(super) struct Seen {
 }
 
 impl State {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Passes on what the guest prints and returns the marks of windows in it.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<Vec<WindowMark>> {
         self.panic.feed(bytes);
-        let (mut output, mut log) = (Vec::new(), Vec::new());
+        let (mut output, mut log, mut marks) = (Vec::new(), Vec::new(), Vec::new());
         match &mut self.filter {
             Filter::None => output.extend_from_slice(bytes),
             Filter::Shell(filter) => {
                 filter.feed(bytes, &mut output);
                 self.ready = filter.is_ready();
             }
-            Filter::Exec(filter) => filter.feed(bytes, &mut output, &mut log),
+            Filter::Exec(filter) => {
+                let booting = filter.phase() == Phase::Booting;
+                filter.feed(bytes, &mut output, &mut log);
+                if booting && filter.phase() != Phase::Booting {
+                    marks.push(WindowMark::Close(BOOT_WINDOW.to_owned()));
+                }
+                marks.extend(filter.take_marks());
+            }
         }
-        self.sinks.write(bytes, &output, &log)
+        self.sinks.write(bytes, &output, &log)?;
+        Ok(marks)
     }
 }
 
@@ -178,9 +190,13 @@ impl Write for Output {
             return Ok(bytes.len());
         }
         match state.write(bytes) {
-            Ok(()) => {
+            Ok(marks) => {
                 if state.ready {
                     shared.ready.notify_all();
+                }
+                drop(state);
+                if let Some(handle) = shared.handle.get() {
+                    marks.into_iter().for_each(|mark| handle.mark(mark));
                 }
             }
             Err(error) => {
@@ -230,6 +246,8 @@ pub(super) mod tests {
 
     impl Handle for StopCount {
         fn send(&self, _bytes: &[u8]) {}
+
+        fn mark(&self, _mark: WindowMark) {}
 
         fn stop(&self) {
             *self.0.lock().unwrap() += 1;

@@ -3,9 +3,11 @@
 use super::arguments::{Boot, Engine, Technique};
 use super::disk::Disk;
 use super::plan::Plan;
+use super::windows::Windows;
 use crate::failure::Failure;
 use ambos_boot::image::ImageKind;
 use ambos_boot::{BootConfig, KernelImage, Protocol};
+use ambos_guest::exec::WindowMark;
 use ambos_machine::{Config, EngineKind, Machine, MachineError};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -42,6 +44,8 @@ pub(super) enum AfterReset {
 pub(super) trait Handle: Send + Sync {
     /// Types on the machine's console.
     fn send(&self, bytes: &[u8]);
+    /// Something to be counted apart begins or ends.
+    fn mark(&self, mark: WindowMark);
     /// Asks the machine to end.
     fn stop(&self);
 }
@@ -103,8 +107,9 @@ pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, 
         console,
     };
     let mut machine = Machine::new(config).map_err(failure)?;
-    let handle: Arc<dyn Handle> = Arc::new(MachineHandle(machine.handle()));
-    let measure = plan.measure;
+    let windows = plan.measure.then(|| Arc::new(Windows::new(machine.observer())));
+    let handle: Arc<dyn Handle> =
+        Arc::new(MachineHandle { handle: machine.handle(), windows: windows.clone() });
     let run = move || {
         let outcome = match machine.run(|| match after_reset() {
             AfterReset::Boot => ambos_machine::AfterReset::Boot,
@@ -118,8 +123,9 @@ pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, 
             Ok(ambos_machine::Outcome::Stopped) => Outcome::Stopped,
             Err(error) => Outcome::Failed(failure(error)),
         };
-        let statistics = measure.then(|| {
-            let statistics = machine.statistics();
+        let statistics = windows.map(|windows| {
+            let mut statistics = machine.statistics();
+            statistics.windows = windows.take();
             Statistics { table: statistics.to_string(), json: statistics.to_json() }
         });
         Finished { outcome, statistics }
@@ -189,14 +195,24 @@ fn one_line(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
 }
 
 /// A machine's handle as the command line sees it.
-struct MachineHandle(ambos_machine::Handle);
+struct MachineHandle {
+    handle: ambos_machine::Handle,
+    /// There if anything is to be counted.
+    windows: Option<Arc<Windows>>,
+}
 
 impl Handle for MachineHandle {
     fn send(&self, bytes: &[u8]) {
-        self.0.send(bytes);
+        self.handle.send(bytes);
+    }
+
+    fn mark(&self, mark: WindowMark) {
+        if let Some(windows) = &self.windows {
+            windows.mark(mark);
+        }
     }
 
     fn stop(&self) {
-        self.0.stop();
+        self.handle.stop();
     }
 }

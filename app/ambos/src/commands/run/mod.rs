@@ -8,6 +8,7 @@ mod machine;
 mod panic_watch;
 mod plan;
 mod verdict;
+mod windows;
 
 pub(crate) use arguments::Arguments;
 
@@ -222,6 +223,7 @@ impl Report {
 mod tests {
     use super::*;
     use crate::commands::run::console::tests::Memory;
+    use ambos_guest::exec::WindowMark;
     use clap::Parser;
     use machine::{AfterReset, Outcome};
     use plan::GuestFiles;
@@ -236,6 +238,7 @@ mod tests {
 
     impl Handle for Idle {
         fn send(&self, _bytes: &[u8]) {}
+        fn mark(&self, _mark: WindowMark) {}
         fn stop(&self) {}
     }
 
@@ -304,6 +307,7 @@ mod tests {
             fn send(&self, bytes: &[u8]) {
                 self.0.lock().unwrap().extend_from_slice(bytes);
             }
+            fn mark(&self, _mark: WindowMark) {}
             fn stop(&self) {
                 self.send(b"(stop)");
             }

@@ -1,0 +1,226 @@
+//! The kernel's calls, the program's entry, and what a compiler expects of a C library.
+
+#![expect(unsafe_code, reason = "system calls and the entry point of a program without a C library")]
+
+use core::arch::{asm, global_asm};
+
+/// An error number of the kernel, negative.
+pub(crate) type Errno = i32;
+
+pub(crate) const READ: usize = 0;
+pub(crate) const WRITE: usize = 1;
+pub(crate) const OPEN: usize = 2;
+pub(crate) const CLOSE: usize = 3;
+pub(crate) const LSEEK: usize = 8;
+pub(crate) const MMAP: usize = 9;
+pub(crate) const MPROTECT: usize = 10;
+pub(crate) const MUNMAP: usize = 11;
+pub(crate) const PREAD: usize = 17;
+pub(crate) const PWRITE: usize = 18;
+pub(crate) const PIPE: usize = 22;
+pub(crate) const MADVISE: usize = 28;
+pub(crate) const NANOSLEEP: usize = 35;
+pub(crate) const SOCKET: usize = 41;
+pub(crate) const CONNECT: usize = 42;
+pub(crate) const SETSOCKOPT: usize = 54;
+pub(crate) const FORK: usize = 57;
+pub(crate) const EXECVE: usize = 59;
+pub(crate) const EXIT: usize = 60;
+pub(crate) const WAIT4: usize = 61;
+pub(crate) const FSYNC: usize = 74;
+pub(crate) const GETPPID: usize = 110;
+pub(crate) const SCHED_SETAFFINITY: usize = 203;
+pub(crate) const CLOCK_GETTIME: usize = 228;
+pub(crate) const EXIT_GROUP: usize = 231;
+
+/// Makes a system call.
+#[inline(always)]
+pub(crate) fn call(number: usize, arguments: [usize; 6]) -> Result<usize, Errno> {
+    let [a, b, c, d, e, f] = arguments;
+    let result: isize;
+    // SAFETY: the kernel touches only memory that the arguments name; callers pass addresses of
+    // live objects of sufficient size, and do not unmap what is in use.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number as isize => result,
+            in("rdi") a,
+            in("rsi") b,
+            in("rdx") c,
+            in("r10") d,
+            in("r8") e,
+            in("r9") f,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    if (-4095..0).contains(&result) { Err(result as Errno) } else { Ok(result as usize) }
+}
+
+/// A system call with up to three arguments.
+#[inline(always)]
+pub(crate) fn call3(number: usize, a: usize, b: usize, c: usize) -> Result<usize, Errno> {
+    call(number, [a, b, c, 0, 0, 0])
+}
+
+/// Ends the program.
+pub(crate) fn exit(status: i32) -> ! {
+    loop {
+        let _ = call3(EXIT_GROUP, status as usize, 0, 0);
+        let _ = call3(EXIT, status as usize, 0, 0);
+    }
+}
+
+/// A whole number of the guest's clock `clock`, in nanoseconds.
+#[inline(always)]
+pub(crate) fn nanoseconds(clock: usize) -> u64 {
+    let mut time = [0u64; 2];
+    let _ = call3(CLOCK_GETTIME, clock, (&raw mut time) as usize, 0);
+    time[0].wrapping_mul(1_000_000_000).wrapping_add(time[1])
+}
+
+/// Reads a word that was mapped.
+#[inline(always)]
+pub(crate) fn load(address: usize) -> usize {
+    // SAFETY: the address lies in a mapping of the caller's and is aligned.
+    unsafe { (address as *const usize).read_volatile() }
+}
+
+/// Writes a word that was mapped.
+#[inline(always)]
+pub(crate) fn store(address: usize, value: usize) {
+    // SAFETY: the address lies in a mapping of the caller's and is aligned.
+    unsafe { (address as *mut usize).write_volatile(value) }
+}
+
+/// Room for a path or an argument with the NUL that ends it.
+pub(crate) struct CString {
+    bytes: [u8; 256],
+}
+
+impl CString {
+    pub(crate) fn new(text: &str) -> Self {
+        let mut bytes = [0; 256];
+        for (to, from) in bytes[..255].iter_mut().zip(text.bytes()) {
+            *to = from;
+        }
+        Self { bytes }
+    }
+
+    pub(crate) fn address(&self) -> usize {
+        self.bytes.as_ptr() as usize
+    }
+}
+
+global_asm!(
+    ".globl _start",
+    "_start:",
+    "xor ebp, ebp",
+    "mov rdi, rsp",
+    "and rsp, -16",
+    "call {enter}",
+    "ud2",
+    enter = sym enter,
+);
+
+/// Most arguments that the program looks at.
+const ARGUMENTS: usize = 48;
+
+/// What follows the entry: `stack` is the stack as the kernel left it.
+extern "C" fn enter(stack: *const usize) -> ! {
+    let mut arguments = [""; ARGUMENTS];
+    // SAFETY: the kernel puts the number of arguments, then their addresses, onto the stack
+    // (System V ABI, 3.4.1); each ends with a NUL and stays where it is.
+    let count = unsafe {
+        let count = (*stack).min(ARGUMENTS);
+        for (index, slot) in arguments[..count].iter_mut().enumerate() {
+            let start = *stack.add(1 + index) as *const u8;
+            let mut length = 0;
+            while *start.add(length) != 0 {
+                length += 1;
+            }
+            *slot = core::str::from_utf8(core::slice::from_raw_parts(start, length)).unwrap_or("");
+        }
+        count
+    };
+    exit(crate::main(&arguments[..count]))
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    exit(101)
+}
+
+/// The C library's function of that name.
+#[unsafe(no_mangle)]
+extern "C" fn memcpy(to: *mut u8, from: *const u8, length: usize) -> *mut u8 {
+    // SAFETY: the compiler passes two areas of that length that do not overlap.
+    unsafe {
+        asm!("rep movsb", inout("rcx") length => _, inout("rdi") to => _, inout("rsi") from => _,
+             options(nostack, preserves_flags));
+    }
+    to
+}
+
+/// The C library's function of that name.
+#[unsafe(no_mangle)]
+extern "C" fn memmove(to: *mut u8, from: *const u8, length: usize) -> *mut u8 {
+    if (to as usize).wrapping_sub(from as usize) >= length {
+        return memcpy(to, from, length);
+    }
+    // SAFETY: the compiler passes two areas of that length; going down, each byte is read before it
+    // is overwritten.
+    unsafe {
+        asm!("std", "rep movsb", "cld", inout("rcx") length => _,
+             inout("rdi") to.wrapping_add(length).wrapping_sub(1) => _,
+             inout("rsi") from.wrapping_add(length).wrapping_sub(1) => _, options(nostack));
+    }
+    to
+}
+
+/// The C library's function of that name.
+#[unsafe(no_mangle)]
+extern "C" fn memset(to: *mut u8, byte: i32, length: usize) -> *mut u8 {
+    // SAFETY: the compiler passes an area of that length.
+    unsafe {
+        asm!("rep stosb", inout("rcx") length => _, inout("rdi") to => _, in("al") byte as u8,
+             options(nostack, preserves_flags));
+    }
+    to
+}
+
+/// The C library's function of that name.
+#[unsafe(no_mangle)]
+extern "C" fn memcmp(a: *const u8, b: *const u8, length: usize) -> i32 {
+    for index in 0..length {
+        // SAFETY: the compiler passes two areas of that length. Volatile, lest the compiler makes
+        // this loop a call of this function.
+        let (x, y) = unsafe { (a.add(index).read_volatile(), b.add(index).read_volatile()) };
+        if x != y {
+            return i32::from(x) - i32::from(y);
+        }
+    }
+    0
+}
+
+/// The C library's function of that name.
+#[unsafe(no_mangle)]
+extern "C" fn bcmp(a: *const u8, b: *const u8, length: usize) -> i32 {
+    memcmp(a, b, length)
+}
+
+/// The C library's function of that name.
+#[unsafe(no_mangle)]
+extern "C" fn strlen(text: *const u8) -> usize {
+    let mut length = 0;
+    // SAFETY: the compiler passes a text that ends with a NUL.
+    while unsafe { text.add(length).read_volatile() } != 0 {
+        length += 1;
+    }
+    length
+}
+
+/// Named by the tables of the core library, which was built to unwind; this program does not.
+#[unsafe(no_mangle)]
+extern "C" fn rust_eh_personality() {}
