@@ -1,6 +1,6 @@
 //! The arguments, and their documentation.
 
-use crate::commands::{guest, inspect, run};
+use crate::commands::{compare, guest, inspect, run};
 use clap::{Args, Parser, Subcommand};
 
 const EXAMPLES: &str = "\
@@ -8,6 +8,7 @@ Examples:
   ambos run                           boot the default guest to a shell; Ctrl-a x leaves it
   ambos run --exec 'uname -a'         run one command in it, with its output and exit status
   ambos run --kernel /boot/vmlinuz-$(uname -r) --initrd rescue.img --memory 1G
+  ambos compare                       which technique serves which workload better, and why
   ambos guest pull debian             fetch the default guest beforehand
 
 Exit status:
@@ -50,6 +51,7 @@ pub(crate) struct LoggingArguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Run(Box<run::Arguments>),
+    Compare(Box<compare::Arguments>),
     Inspect(inspect::Arguments),
     #[command(subcommand)]
     Guest(guest::Command),

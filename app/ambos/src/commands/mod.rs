@@ -1,5 +1,6 @@
 //! The subcommands, a module each.
 
+pub(crate) mod compare;
 pub(crate) mod guest;
 pub(crate) mod inspect;
 pub(crate) mod run;
@@ -11,6 +12,7 @@ use crate::failure::Failure;
 pub(crate) fn execute(command: Command, verbose: bool) -> Result<u8, Failure> {
     match command {
         Command::Run(arguments) => run::execute(&arguments, verbose),
+        Command::Compare(arguments) => compare::execute(&arguments).map(|()| 0),
         Command::Inspect(arguments) => inspect::execute(&arguments).map(|()| 0),
         Command::Guest(command) => guest::execute(command).map(|()| 0),
     }

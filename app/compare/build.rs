@@ -1,0 +1,48 @@
+//! Builds the programs that run inside guests, with the compiler that builds everything else.
+//!
+//! They need no target but the host's own, and its linker: they are static and use no library but the
+//! core of the language.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The programs: their names and what the linker is told besides.
+const PROGRAMS: &[(&str, &[&str])] = &[("workload", &[])];
+
+fn main() {
+    let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    for (name, link) in PROGRAMS {
+        let folder = guests.join(name);
+        println!("cargo::rerun-if-changed={}", folder.display());
+        let mut command = Command::new(env::var_os("RUSTC").expect("cargo sets RUSTC"));
+        command.args(["--edition", "2024", "--crate-type", "bin", "--crate-name"]);
+        command.arg(format!("ambos_{name}"));
+        command.args(["-D", "warnings", "-D", "unsafe_code"]);
+        for option in [
+            "opt-level=2",
+            "panic=abort",
+            "relocation-model=static",
+            "target-cpu=x86-64",
+            "strip=symbols",
+            "link-arg=-nostdlib",
+            "link-arg=-nostartfiles",
+            "link-arg=-static",
+            "link-arg=-Wl,--build-id=none",
+        ] {
+            command.args(["-C", option]);
+        }
+        for argument in *link {
+            command.arg("-C").arg(format!("link-arg={argument}"));
+        }
+        command.arg("-o").arg(out.join(name)).arg(folder.join("main.rs"));
+        // The flags of the host's build are for the host.
+        command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+        let status = command.status();
+        assert!(
+            status.as_ref().is_ok_and(std::process::ExitStatus::success),
+            "{command:?}: {status:?}"
+        );
+    }
+}
