@@ -5,12 +5,17 @@ use crate::campaign::{Bounds, order};
 use crate::collected::Collected;
 use crate::errands::{self, Equipment, Pace};
 use crate::error::CompareError;
-use crate::report::model::{Column, Guest, MemoryUse, Report, Row, SCHEMA, Settings, Unserved};
+use crate::report::model::{
+    Column, Fact, Guest, Host, MemoryUse, Report, Row, SCHEMA, Settings, Unserved,
+};
 use crate::report::numbers;
 use crate::runner::{self, Contender, GuestFiles, Laboratory, Monitor, Outcome, Said};
+use crate::service::{self, Service, measure};
 use crate::statistics::{LEVEL, median};
-use crate::workload::{Measure, Workload};
-use crate::{Progress, host};
+use crate::workload::{Measure, Unit, Workload};
+use crate::{Progress, host, rows};
+use ambos_guest::TerminalProgress;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -30,6 +35,8 @@ pub struct Options {
     pub cpus: u32,
     /// The built-in workloads.
     pub workloads: Vec<&'static Workload>,
+    /// Services of the user's own.
+    pub services: Vec<Service>,
     /// What is compared.
     pub contenders: Vec<Contender>,
     /// Most rounds.
@@ -44,20 +51,37 @@ pub struct Options {
     pub repetition: Duration,
 }
 
+/// What is done in one boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Task {
+    /// All built-in workloads.
+    Workloads,
+    /// One service, by its place, with its root file system.
+    Service(usize, PathBuf),
+}
+
+/// What has been seen of one contender at one task.
+#[derive(Debug, Clone, Default)]
+struct Attempts {
+    /// Failures in a row.
+    failures: u32,
+    /// How long a boot took last.
+    last: Duration,
+}
+
 /// What has been seen of one contender.
 struct Contestant {
     contender: Contender,
     equipment: Equipment,
+    /// For each task.
+    attempts: Vec<Attempts>,
     boots: u32,
-    failures: u32,
     failure: Option<String>,
     memory: Vec<runner::MemoryOf>,
     clock: Vec<f64>,
     stopwatch: Vec<f64>,
     unserved: Vec<Unserved>,
-    facts: Vec<crate::report::model::Fact>,
-    /// How long a boot took last.
-    last: Duration,
+    facts: Vec<Fact>,
 }
 
 /// Measures until it is enough.
@@ -86,9 +110,12 @@ struct Comparison<'a> {
     laboratory: Laboratory,
     began: String,
     started: Instant,
-    host: crate::report::model::Host,
+    host: Host,
+    tasks: Vec<Task>,
     contestants: Vec<Contestant>,
-    /// For each workload, for each contender.
+    /// The rows of the report, still without cells: the workloads, then the services.
+    rows: Vec<Row>,
+    /// For each row, for each contender.
     collected: Vec<Vec<Collected>>,
 }
 
@@ -98,7 +125,7 @@ impl<'a> Comparison<'a> {
         progress: &'a Progress,
         interrupt: &'a AtomicBool,
     ) -> Result<Self, CompareError> {
-        if options.workloads.is_empty() {
+        if options.workloads.is_empty() && options.services.is_empty() {
             return Err(CompareError::Nothing("there is no workload".to_owned()));
         }
         if options.contenders.is_empty() {
@@ -112,25 +139,15 @@ impl<'a> Comparison<'a> {
             equipment.network,
         )
         .map_err(CompareError::Prepare)?;
-        let contestants: Vec<Contestant> = options
-            .contenders
+        let rows: Vec<Row> = options
+            .workloads
             .iter()
-            .map(|&contender| Contestant {
-                contender,
-                equipment,
-                boots: 0,
-                failures: 0,
-                failure: None,
-                memory: Vec::new(),
-                clock: Vec::new(),
-                stopwatch: Vec::new(),
-                unserved: Vec::new(),
-                facts: Vec::new(),
-                last: Duration::ZERO,
-            })
+            .map(|workload| rows::of_workload(workload))
+            .chain(options.services.iter().map(rows::of_service))
             .collect();
-        Ok(Self {
-            collected: vec![vec![Collected::default(); contestants.len()]; options.workloads.len()],
+        let mut comparison = Self {
+            collected: vec![vec![Collected::default(); options.contenders.len()]; rows.len()],
+            rows,
             options,
             progress,
             interrupt,
@@ -138,8 +155,41 @@ impl<'a> Comparison<'a> {
             began: host::now(),
             started: Instant::now(),
             host: host::describe(),
-            contestants,
-        })
+            tasks: Vec::new(),
+            contestants: Vec::new(),
+        };
+        comparison.prepare();
+        let attempts = vec![Attempts::default(); comparison.tasks.len()];
+        comparison.contestants = options
+            .contenders
+            .iter()
+            .map(|&contender| Contestant::new(contender, equipment, attempts.clone()))
+            .collect();
+        Ok(comparison)
+    }
+
+    /// Makes what the tasks need. A service that cannot be made is told in its row.
+    fn prepare(&mut self) {
+        if !self.options.workloads.is_empty() {
+            self.tasks.push(Task::Workloads);
+        }
+        for (index, service) in self.options.services.iter().enumerate() {
+            let made = service::prepare(service, &TerminalProgress::new())
+                .map_err(|error| error.to_string())
+                .and_then(|archive| {
+                    let name = format!("initrd-{}", service.name);
+                    let made = self.laboratory.service_initrd(&name, &archive);
+                    made.map_err(|error| error.to_string())
+                });
+            match made {
+                Ok(initrd) => self.tasks.push(Task::Service(index, initrd)),
+                Err(reason) => {
+                    self.progress.note(&format!("{} cannot be measured: {reason}", service.name));
+                    let row = &mut self.collected[self.options.workloads.len() + index];
+                    row.iter_mut().for_each(|collected| collected.fail(&reason));
+                }
+            }
+        }
     }
 
     /// Runs all rounds; `false` if the user ended them.
@@ -150,20 +200,24 @@ impl<'a> Comparison<'a> {
             time_limit: self.options.time_limit,
         };
         for round in 1.. {
-            for index in order(round, self.contestants.len()) {
-                if self.contestants[index].failures >= PATIENCE {
-                    continue;
-                }
-                let expected = self.contestants[index].last;
-                if !bounds.allow(round, self.started.elapsed(), expected) {
-                    return true;
-                }
-                self.boot(round, index);
-                if self.interrupt.load(Ordering::Relaxed) {
-                    return false;
+            let order = order(round, self.contestants.len());
+            for task in 0..self.tasks.len() {
+                for &index in &order {
+                    let attempts = &self.contestants[index].attempts[task];
+                    if attempts.failures >= PATIENCE {
+                        continue;
+                    }
+                    if !bounds.allow(round, self.started.elapsed(), attempts.last) {
+                        return true;
+                    }
+                    self.boot(round, task, index);
+                    if self.interrupt.load(Ordering::Relaxed) {
+                        return false;
+                    }
                 }
             }
-            let alive = self.contestants.iter().any(|one| one.failures < PATIENCE);
+            let attempts = self.contestants.iter().flat_map(|one| &one.attempts);
+            let alive = attempts.into_iter().any(|attempts| attempts.failures < PATIENCE);
             let uncertainties = self.collected.iter().flatten().filter_map(Collected::uncertainty);
             if !alive || bounds.enough(round, uncertainties) {
                 break;
@@ -172,41 +226,59 @@ impl<'a> Comparison<'a> {
         true
     }
 
-    /// Boots one contender once.
-    fn boot(&mut self, round: u32, index: usize) {
-        let contender = self.contestants[index].contender;
-        let (name, task) = (contender.name(), "workloads");
+    /// Boots one contender once for one task.
+    fn boot(&mut self, round: u32, task: usize, index: usize) {
+        let column = self.contestants[index].contender.name();
         let begun = Instant::now();
-        let mut outcome;
-        loop {
-            self.progress.boot(round, &name, task);
-            outcome = self.errand(index);
-            let less = self.contestants[index].equipment.less();
-            // A technique that lacks a device fails before the guest's first program.
-            match less {
-                Some(less) if outcome.boot.is_none() && !outcome.interrupted => {
-                    self.contestants[index].equipment = less;
-                    let reason = outcome.failure.clone().unwrap_or_default();
-                    tracing::info!("{name}: trying with fewer devices: {reason}");
+        let (name, outcome) = match &self.tasks[task] {
+            Task::Workloads => {
+                self.progress.boot(round, &column, "workloads");
+                let outcome = self.workloads(index);
+                if !outcome.interrupted {
+                    for (workload, row) in self.options.workloads.iter().zip(&mut self.collected) {
+                        errands::take(workload, &outcome, &mut row[index]);
+                    }
                 }
-                _ => break,
+                ("workloads", outcome)
             }
-        }
+            Task::Service(place, initrd) => {
+                let (place, service) = (*place, &self.options.services[*place]);
+                self.progress.boot(round, &column, &service.name);
+                let (outcome, load) = self.service(service, initrd.clone(), index);
+                if !outcome.interrupted {
+                    let row = &mut self.collected[self.options.workloads.len() + place];
+                    measure::take(service, &outcome, &load, &mut row[index]);
+                }
+                (service.name.as_str(), outcome)
+            }
+        };
         if outcome.interrupted {
             return;
         }
-        self.contestants[index].take(&outcome, begun.elapsed());
         if outcome.boot.is_none() {
             let reason = outcome.failure.clone().unwrap_or_default();
-            self.progress.note(&format!("{name} does not run: {reason}"));
+            self.progress.note(&format!("{column} does not run: {reason}"));
         }
-        for (workload, row) in self.options.workloads.iter().zip(&mut self.collected) {
-            errands::take(workload, &outcome, &mut row[index]);
-        }
-        self.progress.ended(round, &name, task, outcome.seconds);
+        self.progress.ended(round, &column, name, outcome.seconds);
+        self.contestants[index].take(&outcome, task, begun.elapsed());
     }
 
-    fn errand(&self, index: usize) -> Outcome {
+    /// Boots the workloads; with fewer devices if the technique lacks some.
+    fn workloads(&mut self, index: usize) -> Outcome {
+        loop {
+            let outcome = self.workloads_with(index);
+            // A technique that lacks a device fails before the guest's first program.
+            match self.contestants[index].equipment.less() {
+                Some(less) if outcome.boot.is_none() && !outcome.interrupted => {
+                    tracing::info!("trying with fewer devices: {:?}", outcome.failure);
+                    self.contestants[index].equipment = less;
+                }
+                _ => return outcome,
+            }
+        }
+    }
+
+    fn workloads_with(&self, index: usize) -> Outcome {
         let one = &self.contestants[index];
         let pace =
             Pace { repetitions: self.options.repetitions, repetition: self.options.repetition };
@@ -233,18 +305,38 @@ impl<'a> Comparison<'a> {
         runner::run(&self.laboratory, one.contender, &errand, self.interrupt, &mut listener)
     }
 
+    fn service(
+        &self,
+        service: &Service,
+        initrd: PathBuf,
+        index: usize,
+    ) -> (Outcome, measure::HostLoad) {
+        let mut load = measure::HostLoad::default();
+        let (memory, cpus) = (self.options.memory, self.options.cpus);
+        let errand = match measure::errand(service, initrd, memory, cpus) {
+            Ok(errand) => errand,
+            Err(error) => {
+                let failure = Some(format!("the host has no free port: {error}"));
+                return (Outcome { failure, ..Outcome::default() }, load);
+            }
+        };
+        let contender = self.contestants[index].contender;
+        let mut listener = |said: &Said| {
+            if let Said::Time { nanoseconds, .. } = said {
+                let seconds = *nanoseconds as f64 / 1e9;
+                self.progress.measured(&service.name, &numbers::value(seconds, &Unit::Seconds));
+            }
+            load.listen(service, &errand, said)
+        };
+        let outcome =
+            runner::run(&self.laboratory, contender, &errand, self.interrupt, &mut listener);
+        (outcome, load)
+    }
+
     fn report(&self, complete: bool) -> Report {
-        let columns: Vec<Column> = self.contestants.iter().map(Contestant::column).collect();
-        let rows = self.options.workloads.iter().zip(&self.collected).map(|(workload, row)| Row {
-            name: workload.name.to_owned(),
-            class: workload.class,
-            about: workload.about.to_owned(),
-            unit: workload.unit(),
-            better: workload.better(),
-            cells: row.iter().map(Collected::cell).collect(),
-            pairs: Vec::new(),
-            winner: None,
-            because: Vec::new(),
+        let rows = self.rows.iter().zip(&self.collected).map(|(row, collected)| Row {
+            cells: collected.iter().map(Collected::cell).collect(),
+            ..row.clone()
         });
         let mut report = Report {
             schema: SCHEMA,
@@ -267,7 +359,7 @@ impl<'a> Comparison<'a> {
                 level: LEVEL,
             },
             rows: rows.collect(),
-            columns,
+            columns: self.contestants.iter().map(Contestant::column).collect(),
             findings: Vec::new(),
             verdict: Vec::new(),
         };
@@ -277,18 +369,33 @@ impl<'a> Comparison<'a> {
 }
 
 impl Contestant {
+    fn new(contender: Contender, equipment: Equipment, attempts: Vec<Attempts>) -> Self {
+        Self {
+            contender,
+            equipment,
+            attempts,
+            boots: 0,
+            failure: None,
+            memory: Vec::new(),
+            clock: Vec::new(),
+            stopwatch: Vec::new(),
+            unserved: Vec::new(),
+            facts: Vec::new(),
+        }
+    }
+
     /// Takes what one boot tells of the contender, whatever the workloads say.
-    fn take(&mut self, outcome: &Outcome, took: Duration) {
-        self.last = took;
+    fn take(&mut self, outcome: &Outcome, task: usize, took: Duration) {
+        let attempts = &mut self.attempts[task];
+        attempts.last = took;
         match &outcome.failure {
             Some(reason) => {
                 self.failure = Some(reason.clone());
-                self.failures += 1;
+                attempts.failures += 1;
             }
             None => {
                 self.boots += 1;
-                self.failures = 0;
-                self.failure = None;
+                attempts.failures = 0;
             }
         }
         self.memory.extend(outcome.memory);

@@ -1,6 +1,7 @@
 //! Why there is no comparison.
 
 use crate::report::model::ReadError;
+use crate::service::DefinitionError;
 use std::path::PathBuf;
 use thiserror::Error;
 
@@ -10,6 +11,15 @@ pub enum CompareError {
     /// There is nothing of that name.
     #[error("there is no workload or class \"{0}\"; `ambos compare --list` shows what there is")]
     UnknownWorkload(String),
+    /// A service cannot be used.
+    #[error("the service {name} cannot be used")]
+    Service {
+        /// Its file, or its name.
+        name: String,
+        /// What to mend.
+        #[source]
+        source: DefinitionError,
+    },
     /// Nothing is left to be compared.
     #[error("nothing is left to be measured: {0}")]
     Nothing(String),

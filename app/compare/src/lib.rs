@@ -1,7 +1,7 @@
 //! Measures workloads under each technique of virtualization, and says which one serves them better
 //! and why.
 //!
-//! - [`workload`]: the built-in workloads.
+//! - [`workload`]: the built-in workloads. [`service`]: anyone's own.
 //! - [`compare`]: repeats them under each technique, in alternating order, until the result is clear or
 //!   the time is over.
 //! - [`statistics`]: what the samples tell. [`analysis`]: what the counts explain.
@@ -23,7 +23,9 @@ mod host;
 mod peer;
 mod progress;
 pub mod report;
+mod rows;
 mod runner;
+pub mod service;
 pub mod statistics;
 pub mod workload;
 

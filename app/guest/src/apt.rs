@@ -71,6 +71,18 @@ fn parse_depends(field: &str) -> Vec<String> {
         .collect()
 }
 
+/// The names in what `apt-get --simulate install` prints of the packages that it would unpack.
+fn installed(plan: &str) -> Vec<String> {
+    let mut names: Vec<String> = plan
+        .lines()
+        .filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next())
+        .map(|name| name.split(':').next().unwrap_or(name).to_owned())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 /// Apt with directories of its own.
 #[derive(Debug)]
 pub struct Apt {
@@ -136,6 +148,48 @@ impl Apt {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// These packages and all that they depend on, as apt would install them on a system that has
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`GuestError::UnknownPackage`] if there is no package of a name; otherwise as
+    /// [`Self::refresh_lists`].
+    pub fn closure(&self, names: &[String]) -> Result<Vec<Package>, GuestError> {
+        let mut command = self.command("apt-get");
+        command.args(["-qq", "--simulate", "--no-install-recommends", "install", "--"]);
+        command.args(names);
+        let plan = run(command, "apt-get", "find the packages", || ()).map_err(|error| {
+            let name = match &error {
+                GuestError::Apt { reason, .. } => reason
+                    .strip_prefix("Unable to locate package ")
+                    .or_else(|| reason.strip_prefix("Package ")?.split('\'').nth(1)),
+                _ => None,
+            };
+            match name {
+                Some(name) => GuestError::UnknownPackage { package: name.to_owned() },
+                None => error,
+            }
+        })?;
+        let chosen = installed(&plan);
+        if chosen.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut command = self.command("apt-cache");
+        command.args(["show", "--no-all-versions"]);
+        command.args(&chosen);
+        let records = run(command, "apt-cache", "look up packages", || ())?;
+        let known: Vec<Package> = records.split("\n\n").filter_map(Package::parse).collect();
+        let package = |name: &String| {
+            known
+                .iter()
+                .find(|package| package.name == *name)
+                .cloned()
+                .ok_or_else(|| GuestError::UnknownPackage { package: name.clone() })
+        };
+        chosen.iter().map(package).collect()
     }
 
     /// Downloads packages into the directory `into`, which is created if need be, and returns their
@@ -340,6 +394,13 @@ Version: 6.1.176-1
         assert_eq!(package.depends, ["linux-image-6.1.0-56-amd64", "kmod", "libc6"]);
         assert_eq!(Package::parse("Package: x\nVersion: 1\n"), None);
         assert_eq!(Package::parse(""), None);
+    }
+
+    #[test]
+    fn a_plan_names_the_packages() {
+        let plan = "Inst libc6 (2.36-9 Debian:12 [amd64])\nInst gcc-12-base:amd64 (12 Debian)\n\
+            Conf libc6 (2.36-9 Debian:12 [amd64])\nInst libc6 (2.36-9 Debian:12 [amd64])\n";
+        assert_eq!(installed(plan), ["gcc-12-base", "libc6"]);
     }
 
     #[test]

@@ -24,6 +24,30 @@ pub fn unpack(
     into: &Path,
     wanted: impl Fn(&Path) -> bool,
 ) -> Result<usize, GuestError> {
+    unpack_kinds(path, into, |kind, name| kind.is_file() && wanted(name))
+}
+
+/// As [`unpack`], with directories, links and hard links.
+///
+/// # Errors
+///
+/// As [`unpack`].
+pub fn unpack_all(
+    path: &Path,
+    into: &Path,
+    wanted: impl Fn(&Path) -> bool,
+) -> Result<usize, GuestError> {
+    unpack_kinds(path, into, |kind, name| {
+        let known = kind.is_file() || kind.is_dir() || kind.is_symlink() || kind.is_hard_link();
+        known && wanted(name)
+    })
+}
+
+fn unpack_kinds(
+    path: &Path,
+    into: &Path,
+    wanted: impl Fn(tar::EntryType, &Path) -> bool,
+) -> Result<usize, GuestError> {
     let file = File::open(path).map_err(GuestError::file("read", path))?;
     let mut archive = ar::Archive::new(BufReader::with_capacity(1 << 16, file));
     while let Some(member) = archive.next_entry() {
@@ -60,7 +84,7 @@ fn decompress<'a>(
 fn unpack_tar(
     data: impl Read,
     into: &Path,
-    wanted: impl Fn(&Path) -> bool,
+    wanted: impl Fn(tar::EntryType, &Path) -> bool,
 ) -> Result<usize, std::io::Error> {
     let mut archive = tar::Archive::new(data);
     archive.set_preserve_mtime(false);
@@ -71,7 +95,7 @@ fn unpack_tar(
         let name: std::path::PathBuf =
             path.components().filter(|part| matches!(part, Component::Normal(_))).collect();
         // `unpack_in` refuses, by returning false, names that would lead out of the directory.
-        if entry.header().entry_type().is_file() && wanted(&name) && entry.unpack_in(into)? {
+        if wanted(entry.header().entry_type(), &name) && entry.unpack_in(into)? {
             unpacked += 1;
         }
     }

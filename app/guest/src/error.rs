@@ -47,6 +47,12 @@ pub enum GuestError {
         /// The package's name.
         package: String,
     },
+    /// The host's package sources do not offer a package that is to be added to a guest.
+    #[error("the package sources of this host do not offer a package {package}; check its name")]
+    UnknownPackage {
+        /// The package's name.
+        package: String,
+    },
     /// A package is not what a Debian package should be.
     #[error("unusable package {}: {reason}", path.display())]
     Package {

@@ -3,6 +3,7 @@
 //!
 //! - [`pull`] fetches the packages with the host's own package manager ([`apt`]), unpacks them
 //!   ([`deb`]), writes the initramfs ([`initramfs`]) and stores the result in the [`Cache`].
+//! - [`packages::build`] makes an archive of any packages, for guests that are to have more.
 //! - [`ensure_default`] is what `ambos run` without arguments needs: a guest, pulled at most once.
 //! - [`exec`] is the small protocol between the monitor and the guest's `/init` by which
 //!   `ambos run --exec` hands over a command and gets its output and exit status back.
@@ -18,6 +19,7 @@ mod error;
 pub mod exec;
 pub mod initramfs;
 pub mod modules;
+pub mod packages;
 mod progress;
 mod pull;
 

@@ -5,6 +5,7 @@ use crate::{size, terminal};
 use ambos_boot::inspect::Technique;
 use ambos_compare::report::Report;
 use ambos_compare::report::terminal::{Look, render};
+use ambos_compare::service::{self, Service};
 use ambos_compare::workload::{self, Class, WORKLOADS, Workload};
 use ambos_compare::{CompareError, Contender, GuestFiles, Monitor, Options, Progress, compare};
 use ambos_guest::{Flavour, TerminalProgress};
@@ -21,6 +22,7 @@ Examples:
   ambos compare disk timer --runs 10         the class disk and the workload timer
   ambos compare --html report.html --json report.json
   ambos compare --against qemu               QEMU on the same guest beside it
+  ambos compare --service redis              a shipped service; or a file that describes yours
   ambos compare --list                       what can be measured
 
 Each technique boots the same kernel and user land, in alternating order. One boot gives one sample of
@@ -49,6 +51,13 @@ pub(crate) struct Arguments {
     /// Another monitor to compare with, on the same guest
     #[arg(long, value_enum, help_heading = "What is compared")]
     against: Option<Other>,
+
+    /// A service of your own, described in a TOML file, or a shipped one by its name; may be repeated
+    ///
+    /// With services and no WORKLOAD, only the services are measured. `--list` shows the shipped ones;
+    /// app/compare/src/service/definition.rs describes the file.
+    #[arg(long, value_name = "FILE|NAME", help_heading = "What is compared")]
+    service: Vec<String>,
 
     /// Most boots of each technique
     #[arg(long, value_name = "N", help_heading = "How long", default_value_t = 20)]
@@ -126,8 +135,14 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.list {
         return print(&list());
     }
-    let workloads = chosen(&arguments.workloads)?;
-    let options = options(arguments, workloads)?;
+    let services: Vec<Service> = arguments
+        .service
+        .iter()
+        .map(|name| service::load(name).map_err(failure))
+        .collect::<Result<_, _>>()?;
+    let only_services = arguments.workloads.is_empty() && !services.is_empty();
+    let workloads = if only_services { Vec::new() } else { chosen(&arguments.workloads)? };
+    let options = options(arguments, workloads, services)?;
     writable(arguments.json.as_deref())?;
     let interrupt = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupt);
@@ -152,7 +167,11 @@ fn failure(error: CompareError) -> Failure {
     }
 }
 
-fn options(arguments: &Arguments, workloads: Vec<&'static Workload>) -> Result<Options, Failure> {
+fn options(
+    arguments: &Arguments,
+    workloads: Vec<&'static Workload>,
+    services: Vec<Service>,
+) -> Result<Options, Failure> {
     let flavour: Flavour = arguments.guest.parse()?;
     let guest = ambos_guest::ensure_default(flavour, &TerminalProgress::new())?;
     let mut files = GuestFiles {
@@ -191,6 +210,7 @@ fn options(arguments: &Arguments, workloads: Vec<&'static Workload>) -> Result<O
         memory: arguments.memory,
         cpus: u32::from(arguments.cpus),
         workloads,
+        services,
         contenders,
         runs: arguments.runs,
         least_runs: 5.min(arguments.runs),
@@ -220,6 +240,10 @@ fn list() -> String {
     let mut text = format!("{:10} {:16} {}\n", "CLASS", "WORKLOAD", "ONE OPERATION");
     for workload in WORKLOADS {
         text.push_str(&format!("{:10} {:16} {}\n", workload.class, workload.name, workload.about));
+    }
+    for (name, _) in service::SHIPPED {
+        let about = service::load(name).map(|service| service.about).unwrap_or_default();
+        text.push_str(&format!("{:10} {name:16} {about} (--service {name})\n", Class::Service));
     }
     text
 }

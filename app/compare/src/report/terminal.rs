@@ -124,8 +124,13 @@ fn cell_text(row: &Row, cell: &Cell, best: bool, paint: Paint) -> String {
         return paint.dim("—");
     };
     let number = format!("{:>9}", value(median, &row.unit));
-    let spread = cell.interval.map_or(0.0, |interval| interval.relative(median));
-    let spread = paint.dim(&format!("±{:<5}", percent(spread)));
+    let spread = match cell.interval {
+        Some(interval) if cell.samples.len() > 1 => {
+            format!("±{:<5}", percent(interval.relative(median)))
+        }
+        _ => " ".repeat(6),
+    };
+    let spread = paint.dim(&spread);
     let bar = bar(goodness(row, median));
     let (number, bar) =
         if best { (paint.good(&number), paint.good(&bar)) } else { (number, paint.dim(&bar)) };

@@ -89,7 +89,6 @@ impl Laboratory {
         }
     }
 
-    #[expect(dead_code, reason = "services and the probe are the next step")]
     /// Makes an initramfs of the guest's own, the workload program and another archive.
     pub(crate) fn service_initrd(&self, name: &str, archive: &[u8]) -> io::Result<PathBuf> {
         let mut both = overlay()?;

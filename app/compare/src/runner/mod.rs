@@ -46,7 +46,6 @@ pub(crate) struct Forward {
 }
 
 /// What a guest's root file system holds.
-#[expect(dead_code, reason = "services and the probe are the next step")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Root {
     /// The guest's own initramfs and the workload program.
@@ -54,6 +53,7 @@ pub(crate) enum Root {
     /// An initramfs made for a service.
     Service(std::path::PathBuf),
     /// Nothing: a freestanding kernel.
+    #[expect(dead_code, reason = "the probe is the next step")]
     Probe(std::path::PathBuf),
 }
 
@@ -82,7 +82,6 @@ pub(crate) struct Outcome {
 pub(crate) type Listener<'a> = &'a mut dyn FnMut(&Said) -> Option<Stop>;
 
 /// Why a guest is to be ended by the host.
-#[expect(dead_code, reason = "services and the probe are the next step")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Stop {
     /// It has done what it was for.
