@@ -100,18 +100,18 @@ pub(super) enum Action {
 pub(super) struct Request {
     /// Chosen by the front half, and repeated in the answer.
     pub(super) id: u64,
+    /// What is done, also of an indirect request; repeated in the answer.
     pub(super) operation: u8,
     pub(super) action: Action,
 }
 
 impl Request {
     pub(super) fn decode(slot: &[u8; SLOT]) -> Self {
-        let operation = slot[0];
-        let action = if operation == operation::INDIRECT {
+        let (operation, action) = if slot[0] == operation::INDIRECT {
             let count = usize::from(u16::from_le_bytes([slot[2], slot[3]]));
-            indirect(slot, count)
+            (slot[1], indirect(slot, count))
         } else {
-            direct(slot, operation)
+            (slot[0], direct(slot, slot[0]))
         };
         Self { id: long(slot, 8), operation, action }
     }
