@@ -14,5 +14,5 @@ pub use page_flags::PageFlags;
 pub use ram::{GuestRam, MemoryError, PCI_HOLE_END, PCI_HOLE_START, Region};
 pub use vm_memory::{
     Bytes, GuestAddress as GuestPhysAddr, GuestMemory, GuestMemoryBackend, GuestMemoryMmap,
-    VolatileSlice,
+    VolatileMemory, VolatileSlice,
 };
