@@ -53,6 +53,9 @@ pub trait Engine {
     /// limit).
     fn run(&mut self, platform: &mut dyn Platform, budget: Option<u64>) -> Stop;
 
+    /// Drops all cached translations of linear addresses.
+    fn flush_translations(&mut self);
+
     /// Whether maskable interrupts are enabled: they end a halt.
     fn interrupts_enabled(&self) -> bool;
 

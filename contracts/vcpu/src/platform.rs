@@ -75,6 +75,20 @@ pub trait Platform {
     /// or changed a page they cache.
     fn flush_others(&mut self);
 
+    /// VMCALL or VMMCALL with `number` in RAX and `arguments` in RBX, RCX, RDX and RSI, from a `long`
+    /// mode guest or another, from its `supervisor` or not. What is returned goes to RAX; `None` says
+    /// that the machine takes no hypercalls: #UD.
+    fn hypercall(
+        &mut self,
+        number: u64,
+        arguments: [u64; 4],
+        long: bool,
+        supervisor: bool,
+    ) -> Option<u64> {
+        let _ = (number, arguments, long, supervisor);
+        None
+    }
+
     /// This vCPU's ledger of interceptions.
     fn ledger(&self) -> &Ledger;
 

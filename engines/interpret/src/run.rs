@@ -16,6 +16,10 @@ impl Engine for Cpu {
         self.load_state(state);
     }
 
+    fn flush_translations(&mut self) {
+        self.tlb.flush_all();
+    }
+
     fn run(&mut self, platform: &mut dyn Platform, budget: Option<u64>) -> Stop {
         let end = budget.map_or(u64::MAX, |budget| self.instructions.saturating_add(budget));
         // Faults and rounds of repeated instructions count as well, or a guest that faults in its

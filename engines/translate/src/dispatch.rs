@@ -589,6 +589,10 @@ impl Engine for Translator {
         self.head.cpu.load_state(state);
     }
 
+    fn flush_translations(&mut self) {
+        self.head.cpu.flush_translations();
+    }
+
     fn run(&mut self, platform: &mut dyn Platform, budget: Option<u64>) -> Stop {
         if budget.is_some() || signals::prepare_thread().is_err() {
             return self.head.cpu.run(platform, budget);

@@ -4,6 +4,7 @@ use crate::control::{Control, Outcome};
 use crate::cpu_model::CpuModel;
 use crate::disks::{self, Disk};
 use crate::engine::{EngineError, EngineKind};
+use crate::kvm::KvmInterface;
 use crate::msrs::PlatformMsrs;
 use crate::observer::Observer;
 use crate::platform::VcpuPlatform;
@@ -16,6 +17,7 @@ use crate::virtio;
 use ambos_boot::{BootConfig, BootError};
 use ambos_clock::VmClock;
 use ambos_intercept::{Device, Ledger, UnservedLog};
+use ambos_kvm_pv::Origin;
 use ambos_memory::{GuestRam, MemoryError};
 use ambos_pc::apic::{ApicVcpu, TimeStampCounter};
 use ambos_pc::chipset::{ChipsetError, PcChipset, PcConfig};
@@ -306,12 +308,14 @@ impl Machine {
             tsc: Arc::clone(tsc) as Arc<dyn TimeStampCounter>,
         });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix_time_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let origin = Origin { tsc: base, hz: tsc::frequency(), unix_time_ns };
         let mut chipset = PcChipset::new(PcConfig {
             clock: Arc::clone(clock),
             vcpus: vcpus.collect(),
             console: Box::new(self.console.clone()),
             power: Arc::clone(&self.control) as Arc<dyn ambos_pc::power::PowerSink>,
-            unix_time_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+            unix_time_ns,
             ram_size: self.ram.size(),
             debug_exit: self.debug_exit,
         })?;
@@ -349,6 +353,8 @@ impl Machine {
                 apic_device,
                 model: Arc::clone(&self.model),
                 msrs: PlatformMsrs::new(self.model.is_intel(), self.model.physical_bits()),
+                kvm: (self.technique == Technique::Hybrid)
+                    .then(|| KvmInterface::new(&self.ram, origin, chipset.msi(), cpus)),
                 tsc: Arc::clone(&counters[index]),
                 members: Arc::clone(&members),
                 index,

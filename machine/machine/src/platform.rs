@@ -1,11 +1,13 @@
 //! The machine as one vCPU sees it.
 
 use crate::cpu_model::CpuModel;
+use crate::kvm::KvmInterface;
 use crate::msrs::PlatformMsrs;
 use crate::shootdown::{self, Member};
 use crate::tsc::GuestTsc;
 use ambos_device::{Access, MmioBus, Outcome, PortBus};
 use ambos_intercept::{Device, Intercept, Ledger, UnservedLog};
+use ambos_kvm_pv::KvmVcpu;
 use ambos_pc::LocalApic;
 use ambos_vcpu::{MsrFault, Platform, PortWidth};
 use ambos_x86::msr;
@@ -22,6 +24,8 @@ pub(crate) struct VcpuPlatform {
     pub(crate) apic_device: Device,
     pub(crate) model: Arc<CpuModel>,
     pub(crate) msrs: PlatformMsrs,
+    /// In a machine that tells its guest of KVM's interface.
+    pub(crate) kvm: Option<KvmInterface>,
     pub(crate) tsc: Arc<GuestTsc>,
     pub(crate) members: Arc<[Member]>,
     pub(crate) index: usize,
@@ -99,6 +103,9 @@ impl Platform for VcpuPlatform {
     }
 
     fn msr_read(&mut self, index: u32) -> Result<u64, MsrFault> {
+        if let Some(kvm) = self.kvm.as_ref().filter(|_| KvmVcpu::owns_msr(index)) {
+            return kvm.msr_read(index);
+        }
         self.apic.msr_read(index).or_else(|_| self.msrs.read(index))
     }
 
@@ -107,17 +114,38 @@ impl Platform for VcpuPlatform {
             msr::IA32_TSC => {
                 self.tsc.set(value);
                 self.apic.tsc_changed();
+                if let Some(kvm) = &self.kvm {
+                    kvm.tsc_moved(self.tsc.offset());
+                }
                 Ok(())
             }
-            msr::IA32_APIC_BASE | msr::IA32_TSC_DEADLINE | msr::X2APIC_FIRST..=msr::X2APIC_LAST => {
+            msr::IA32_TSC_DEADLINE => {
+                // Guests look at stolen time when their timer ticks.
+                if let Some(kvm) = &mut self.kvm {
+                    kvm.report_stolen_time();
+                }
                 self.apic.msr_write(index, value)
             }
-            _ => self.msrs.write(index, value),
+            msr::IA32_APIC_BASE | msr::X2APIC_FIRST..=msr::X2APIC_LAST => {
+                self.apic.msr_write(index, value)
+            }
+            _ => match &mut self.kvm {
+                Some(kvm) if KvmVcpu::owns_msr(index) => {
+                    kvm.msr_write(index, value, self.tsc.offset(), &self.apic)
+                }
+                _ => self.msrs.write(index, value),
+            },
         }
     }
 
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        if let Some(values) = self.kvm.as_ref().and_then(|_| KvmInterface::cpuid(leaf)) {
+            return values;
+        }
         let mut values = self.model.cpuid(self.apic.id(), leaf, subleaf);
+        if leaf == 1 && self.kvm.is_some() {
+            values[2] |= ambos_x86::cpuid::leaf1_ecx::HYPERVISOR;
+        }
         let enabled = |base: u64| base & APIC_ENABLED != 0;
         if leaf == 1 && !self.apic.msr_read(msr::IA32_APIC_BASE).is_ok_and(enabled) {
             values[3] &= !ambos_x86::cpuid::leaf1_edx::APIC;
@@ -141,6 +169,17 @@ impl Platform for VcpuPlatform {
         let ticket = self.ledger.start(Intercept::Shootdown);
         shootdown::flush_others(&self.members, self.index);
         self.ledger.finish(ticket);
+    }
+
+    fn hypercall(
+        &mut self,
+        number: u64,
+        arguments: [u64; 4],
+        long: bool,
+        supervisor: bool,
+    ) -> Option<u64> {
+        let kvm = self.kvm.as_ref()?;
+        Some(kvm.hypercall(number, arguments, long, supervisor))
     }
 
     fn ledger(&self) -> &Ledger {

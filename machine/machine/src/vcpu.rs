@@ -2,6 +2,7 @@
 
 use crate::control::{Control, Outcome};
 use crate::engine::EngineError;
+use crate::kvm::KvmInterface;
 use crate::platform::VcpuPlatform;
 use ambos_clock::VmClock;
 use ambos_intercept::Intercept;
@@ -67,16 +68,25 @@ impl Vcpu {
 
     /// Sleeps until there is a reason to leave HLT. The sleeper serves timers itself, so that the
     /// interrupt of an idle guest's timer does not have to cross threads.
-    fn halt(&self, engine: &dyn Engine) {
+    fn halt(&self, engine: &mut dyn Engine) {
         let mut reasons = Request::NMI | Request::INIT | Request::STOP;
         if engine.interrupts_enabled() {
             reasons |= Request::INTERRUPT;
+        }
+        if self.attention.pending().intersects(reasons) {
+            return;
+        }
+        if let Some(kvm) = &self.platform.kvm {
+            kvm.sleeps();
         }
         while !self.attention.pending().intersects(reasons) {
             let ticket = self.platform.ledger.start(Intercept::Idle);
             self.attention.wait(reasons, self.clock.time_to_next());
             self.platform.ledger.finish(ticket);
             self.clock.fire_due();
+        }
+        if self.platform.kvm.as_ref().is_some_and(KvmInterface::wakes) {
+            engine.flush_translations();
         }
     }
 

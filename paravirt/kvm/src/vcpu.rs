@@ -222,8 +222,7 @@ mod tests {
     fn any_address_is_survived() {
         let (mut vcpu, _) = vcpu();
         for index in register::WALL_CLOCK..=register::POLL_CONTROL {
-            for value in [!0x3f, !0x3e, (1 << 20) - 63, 0xffff_ffff_ffff_fff1]
-            {
+            for value in [!0x3f, !0x3e, (1 << 20) - 63, 0xffff_ffff_ffff_fff1] {
                 let _ = vcpu.msr_write(index, value, u64::MAX);
                 vcpu.add_stolen_time(u64::MAX);
                 vcpu.sleeps();

@@ -4,7 +4,8 @@
 //! xAPIC mode, model-specific registers in x2APIC mode), takes interrupts from it and sets its task
 //! priority; other threads hand it messages through the [`InterruptFabric`]. It asks for its vCPU by
 //! `Request::INTERRUPT`, which is raised exactly while a vector is above the processor's priority or
-//! the 8259s are pending and let through.
+//! the 8259s are pending and let through. While a guest may have ended an interrupt lazily
+//! ([`LazyEnd`]), it is raised for every vector that waits.
 //!
 //! Each APIC has a lock of its own, held for a few instructions; nobody holds two of them.
 
@@ -15,6 +16,7 @@ mod timer;
 mod vectors;
 
 pub use fabric::{ApicVcpu, Destination, EndOfInterrupt, InterruptFabric, Message};
+pub use registers::LazyEnd;
 pub use spec::DeliveryMode;
 pub use timer::{SHORTEST_PERIOD, TIMER_HZ, TimeStampCounter};
 
@@ -107,6 +109,11 @@ impl LocalApic {
         lock(&self.core).set_task_priority(class << 4);
     }
 
+    /// Lets the guest end edge-triggered interrupts through `lazy_end` from now on, or not at all.
+    pub fn set_lazy_end(&self, lazy_end: Option<Box<dyn LazyEnd>>) {
+        lock(&self.core).set_lazy_end(lazy_end);
+    }
+
     /// The relation of the vCPU's time-stamp counter to machine time changed.
     pub fn tsc_changed(&self) {
         lock(&self.core).tsc_changed();
@@ -130,6 +137,7 @@ impl LocalApic {
         if core.page().is_none() {
             return Err(AccessError::NoRegister);
         }
+        core.learn_of_end();
         let result = read_dwords(offset, data, |offset| {
             if offset & 0xf != 0 {
                 return Ok(0);
@@ -183,7 +191,8 @@ impl LocalApic {
     ///
     /// [`MsrFault`] if there is none in the present mode, or it cannot be read.
     pub fn msr_read(&self, index: u32) -> Result<u64, MsrFault> {
-        let core = lock(&self.core);
+        let mut core = lock(&self.core);
+        core.learn_of_end();
         match index {
             msr::IA32_APIC_BASE => Ok(core.base()),
             msr::IA32_TSC_DEADLINE => Ok(core.tsc_deadline()),

@@ -14,6 +14,16 @@ use super::vectors::VectorSet;
 use ambos_vcpu::{Attention, MsrFault, Request};
 use std::sync::Arc;
 
+/// A place where the guest can tell the end of the interrupt in service without writing the EOI
+/// register. Only the vCPU's own thread uses it.
+pub trait LazyEnd: Send {
+    /// Invites the guest to do so; returns whether that was possible.
+    fn invite(&self) -> bool;
+
+    /// Takes the invitation back; returns whether the guest has not followed it.
+    fn revoke(&self) -> bool;
+}
+
 /// What a register access has to do outside the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
@@ -58,6 +68,9 @@ pub(super) struct Core {
     pins: [bool; 2],
     /// An ExtINT message arrived and was not served yet.
     ext_int: bool,
+    lazy_end: Option<Box<dyn LazyEnd>>,
+    /// The guest is invited to end the interrupt in service lazily, and may have done so.
+    invited: bool,
 }
 
 impl Core {
@@ -81,6 +94,8 @@ impl Core {
             level_triggered: VectorSet::default(),
             pins: [false; 2],
             ext_int: false,
+            lazy_end: None,
+            invited: false,
         }
     }
 
@@ -99,6 +114,34 @@ impl Core {
         self.in_service = VectorSet::default();
         self.level_triggered = VectorSet::default();
         self.ext_int = false;
+        self.lazy_end = None;
+        self.invited = false;
+    }
+
+    /// Uses `lazy_end` from now on, or none.
+    pub(super) fn set_lazy_end(&mut self, lazy_end: Option<Box<dyn LazyEnd>>) {
+        self.learn_of_end();
+        self.lazy_end = lazy_end;
+    }
+
+    /// Finds out whether the guest has ended the interrupt in service lazily. From here on it cannot.
+    pub(super) fn learn_of_end(&mut self) {
+        let invited = std::mem::take(&mut self.invited);
+        if invited && self.lazy_end.as_ref().is_some_and(|end| !end.revoke()) {
+            // Such an interrupt is never level-triggered: nobody else is to be told.
+            let _ = self.end_of_interrupt();
+        }
+    }
+
+    /// Invites the guest to end `vector`, which it is about to serve, lazily, if nothing waits for
+    /// that end.
+    fn invite_lazy_end(&mut self, vector: u8) {
+        if let Some(end) = &self.lazy_end
+            && !self.level_triggered.contains(vector)
+            && self.requests.highest().is_none()
+        {
+            self.invited = end.invite();
+        }
     }
 
     /// Virtual wire mode, as firmware leaves it on the bootstrap processor: the 8259s reach the
@@ -158,7 +201,9 @@ impl Core {
 
     /// Asks the vCPU to look, or not to look any more.
     pub(super) fn update_attention(&self) {
-        let wanted = self.deliverable().is_some() || self.ext_int_pending();
+        // Whether what waits can be delivered is known only after a look at the guest's memory.
+        let unknown = self.invited && self.requests.highest().is_some();
+        let wanted = unknown || self.deliverable().is_some() || self.ext_int_pending();
         let raised = self.attention.pending().contains(Request::INTERRUPT);
         if wanted && !raised {
             self.attention.raise(Request::INTERRUPT);
@@ -169,10 +214,12 @@ impl Core {
 
     /// Moves the most urgent vector into service. `Err` says that the 8259s are to be asked.
     pub(super) fn acknowledge(&mut self) -> Result<Option<u8>, AskPic> {
+        self.learn_of_end();
         let vector = self.deliverable();
         if let Some(vector) = vector {
             self.requests.remove(vector);
             self.in_service.insert(vector);
+            self.invite_lazy_end(vector);
         } else if self.ext_int_pending() {
             self.ext_int = false;
             return Err(AskPic);
@@ -393,7 +440,10 @@ impl Core {
     fn write_register(&mut self, number: u32, value: u32) -> Result<Effect, NoRegister> {
         match number {
             register::TPR => self.task_priority = value as u8,
-            register::EOI => return Ok(self.end_of_interrupt()),
+            register::EOI => {
+                self.learn_of_end();
+                return Ok(self.end_of_interrupt());
+            }
             register::SVR => {
                 self.spurious = value & SVR_WRITABLE;
                 if !self.software_enabled() {

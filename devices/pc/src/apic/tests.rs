@@ -380,3 +380,62 @@ fn any_sequence_of_accesses_is_survived() {
         }
     }
 }
+
+/// A flag as guest memory has it; the guest ends interrupts by clearing it.
+#[derive(Clone, Default)]
+struct Invitation(Arc<std::sync::atomic::AtomicBool>);
+
+impl LazyEnd for Invitation {
+    fn invite(&self) -> bool {
+        self.0.store(true, Ordering::SeqCst);
+        true
+    }
+
+    fn revoke(&self) -> bool {
+        self.0.swap(false, Ordering::SeqCst)
+    }
+}
+
+#[test]
+fn interrupts_end_lazily() {
+    let cpus = Cpus::new(1);
+    let flag = Invitation::default();
+    cpus.apic(0).set_lazy_end(Some(Box::new(flag.clone())));
+    let invited = || flag.0.load(Ordering::SeqCst);
+    fixed(&cpus.fabric, 0, 0x51);
+    assert_eq!(cpus.take(0), Some(0x51));
+    // The guest ends it; nothing else notices before the next one.
+    assert!(flag.revoke());
+    fixed(&cpus.fabric, 0, 0x41);
+    assert_eq!(cpus.take(0), Some(0x41));
+    // One of a lower class comes while the guest still serves: it must end it in the open.
+    assert!(invited());
+    fixed(&cpus.fabric, 0, 0x31);
+    assert!(cpus.asked(0));
+    assert_eq!(cpus.apic(0).acknowledge_interrupt(), None);
+    assert!(!invited() && !cpus.asked(0));
+    cpus.end(0);
+    assert_eq!(cpus.take(0), Some(0x31));
+    // A look at the registers settles it, too.
+    assert!(flag.revoke());
+    assert_eq!(cpus.read(0, 0xa0), 0);
+    // While another one waits, and for level-triggered ones, there is no invitation.
+    fixed(&cpus.fabric, 0, 0x51);
+    fixed(&cpus.fabric, 0, 0x52);
+    assert_eq!(cpus.take(0), Some(0x52));
+    assert!(!invited());
+    cpus.end(0);
+    assert_eq!(cpus.take(0), Some(0x51));
+    assert!(invited());
+    cpus.end(0);
+    assert!(!invited());
+    assert_eq!(cpus.read(0, 0xa0), 0);
+    cpus.fabric.deliver(Message {
+        destination: Destination::Physical(0),
+        mode: DeliveryMode::Fixed,
+        vector: 0x51,
+        level_triggered: true,
+    });
+    assert_eq!(cpus.take(0), Some(0x51));
+    assert!(!invited());
+}

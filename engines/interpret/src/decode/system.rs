@@ -5,7 +5,8 @@ use crate::cpu::seg;
 use crate::exec::operand::Kind;
 use crate::op::Handler;
 use crate::system::{
-    control, cpuid, debug, far, interrupt, io, iret, msr, segments, syscall, tables, time, xsave,
+    control, cpuid, debug, far, hypercall, interrupt, io, iret, msr, segments, syscall, tables,
+    time, xsave,
 };
 use iced_x86::{Code, Mnemonic as M, OpKind, Register};
 
@@ -45,6 +46,7 @@ impl Lowering<'_> {
                 self.op.rep = u8::from(matches!(mnemonic, M::Into | M::Int1));
                 Some(interrupt::software_interrupt)
             }
+            M::Vmcall | M::Vmmcall => Some(hypercall::hypercall),
             M::Syscall => Some(syscall::syscall),
             M::Sysret | M::Sysretq => {
                 self.op.size = if mnemonic == M::Sysretq { 8 } else { 4 };

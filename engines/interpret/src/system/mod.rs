@@ -4,6 +4,7 @@ pub mod control;
 pub mod cpuid;
 pub mod debug;
 pub mod far;
+pub mod hypercall;
 pub mod interrupt;
 pub mod io;
 pub mod iret;
