@@ -7,13 +7,27 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The programs: their names and what the linker is told besides.
-const PROGRAMS: &[(&str, &[&str])] = &[("workload", &[])];
+/// The programs: their names and further options of the compiler.
+const PROGRAMS: &[(&str, &[&str])] = &[
+    ("workload", &[]),
+    // A kernel: loaded at one MiB, entered as its notes say; interrupts use the stack of what they
+    // interrupt.
+    (
+        "probe",
+        &[
+            "no-redzone=yes",
+            "link-arg=-Wl,--image-base=0x100000",
+            "link-arg=-Wl,-e,xen_entry",
+            "link-arg=-Wl,-z,norelro",
+            "link-arg=-Wl,--no-eh-frame-hdr",
+        ],
+    ),
+];
 
 fn main() {
     let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    for (name, link) in PROGRAMS {
+    for (name, options) in PROGRAMS {
         let folder = guests.join(name);
         println!("cargo::rerun-if-changed={}", folder.display());
         let mut command = Command::new(env::var_os("RUSTC").expect("cargo sets RUSTC"));
@@ -33,8 +47,8 @@ fn main() {
         ] {
             command.args(["-C", option]);
         }
-        for argument in *link {
-            command.arg("-C").arg(format!("link-arg={argument}"));
+        for option in *options {
+            command.args(["-C", option]);
         }
         command.arg("-o").arg(out.join(name)).arg(folder.join("main.rs"));
         // The flags of the host's build are for the host.

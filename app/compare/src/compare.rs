@@ -13,7 +13,7 @@ use crate::runner::{self, Contender, GuestFiles, Laboratory, Monitor, Outcome, S
 use crate::service::{self, Service, measure};
 use crate::statistics::{LEVEL, median};
 use crate::workload::{Measure, Unit, Workload};
-use crate::{Progress, host, rows};
+use crate::{Progress, guest_programs, host, operations, rows};
 use ambos_guest::TerminalProgress;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// Failures in a row after which a contender is not tried again.
 const PATIENCE: u32 = 2;
+/// What the task of the single operations is called.
+const OPERATIONS_TASK: &str = "operations";
 
 /// What is to be compared, and how.
 #[derive(Debug, Clone)]
@@ -35,6 +37,8 @@ pub struct Options {
     pub cpus: u32,
     /// The built-in workloads.
     pub workloads: Vec<&'static Workload>,
+    /// Whether single privileged operations are timed, too.
+    pub operations: bool,
     /// Services of the user's own.
     pub services: Vec<Service>,
     /// What is compared.
@@ -56,6 +60,8 @@ pub struct Options {
 enum Task {
     /// All built-in workloads.
     Workloads,
+    /// Single operations, by the probe in this file.
+    Operations(PathBuf),
     /// One service, by its place, with its root file system.
     Service(usize, PathBuf),
 }
@@ -113,7 +119,8 @@ struct Comparison<'a> {
     host: Host,
     tasks: Vec<Task>,
     contestants: Vec<Contestant>,
-    /// The rows of the report, still without cells: the workloads, then the services.
+    /// The rows of the report, still without cells: the workloads, the services, the
+    /// operations.
     rows: Vec<Row>,
     /// For each row, for each contender.
     collected: Vec<Vec<Collected>>,
@@ -125,7 +132,7 @@ impl<'a> Comparison<'a> {
         progress: &'a Progress,
         interrupt: &'a AtomicBool,
     ) -> Result<Self, CompareError> {
-        if options.workloads.is_empty() && options.services.is_empty() {
+        if options.workloads.is_empty() && options.services.is_empty() && !options.operations {
             return Err(CompareError::Nothing("there is no workload".to_owned()));
         }
         if options.contenders.is_empty() {
@@ -144,6 +151,7 @@ impl<'a> Comparison<'a> {
             .iter()
             .map(|workload| rows::of_workload(workload))
             .chain(options.services.iter().map(rows::of_service))
+            .chain(operations::rows().filter(|_| options.operations))
             .collect();
         let mut comparison = Self {
             collected: vec![vec![Collected::default(); options.contenders.len()]; rows.len()],
@@ -158,7 +166,7 @@ impl<'a> Comparison<'a> {
             tasks: Vec::new(),
             contestants: Vec::new(),
         };
-        comparison.prepare();
+        comparison.prepare()?;
         let attempts = vec![Attempts::default(); comparison.tasks.len()];
         comparison.contestants = options
             .contenders
@@ -169,7 +177,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// Makes what the tasks need. A service that cannot be made is told in its row.
-    fn prepare(&mut self) {
+    fn prepare(&mut self) -> Result<(), CompareError> {
         if !self.options.workloads.is_empty() {
             self.tasks.push(Task::Workloads);
         }
@@ -190,6 +198,12 @@ impl<'a> Comparison<'a> {
                 }
             }
         }
+        if self.options.operations {
+            let kernel = self.laboratory.scratch("probe");
+            std::fs::write(&kernel, guest_programs::PROBE).map_err(CompareError::Prepare)?;
+            self.tasks.push(Task::Operations(kernel));
+        }
+        Ok(())
     }
 
     /// Runs all rounds; `false` if the user ended them.
@@ -251,16 +265,41 @@ impl<'a> Comparison<'a> {
                 }
                 (service.name.as_str(), outcome)
             }
+            Task::Operations(kernel) => {
+                self.progress.boot(round, &column, OPERATIONS_TASK);
+                let errand = operations::errand(kernel.clone());
+                let contender = self.contestants[index].contender;
+                let outcome =
+                    runner::run(&self.laboratory, contender, &errand, self.interrupt, &mut |_| {
+                        None
+                    });
+                let first = self.options.workloads.len() + self.options.services.len();
+                if !outcome.interrupted {
+                    for ((name, _), row) in
+                        operations::OPERATIONS.iter().zip(&mut self.collected[first..])
+                    {
+                        operations::take(name, &outcome, &mut row[index]);
+                    }
+                }
+                (OPERATIONS_TASK, outcome)
+            }
         };
         if outcome.interrupted {
             return;
         }
-        if outcome.boot.is_none() {
+        let known = self.contestants[index].attempts[task].failures > 0;
+        if outcome.boot.is_none() && outcome.failure.is_some() && !known {
             let reason = outcome.failure.clone().unwrap_or_default();
             self.progress.note(&format!("{column} does not run: {reason}"));
         }
         self.progress.ended(round, &column, name, outcome.seconds);
-        self.contestants[index].take(&outcome, task, begun.elapsed());
+        let took = begun.elapsed();
+        if matches!(self.tasks[task], Task::Operations(_)) {
+            // The probe is no boot of the guest.
+            self.contestants[index].attempt(&outcome, task, took);
+        } else {
+            self.contestants[index].take(&outcome, task, took);
+        }
     }
 
     /// Boots the workloads; with fewer devices if the technique lacks some.
@@ -384,19 +423,19 @@ impl Contestant {
         }
     }
 
-    /// Takes what one boot tells of the contender, whatever the workloads say.
-    fn take(&mut self, outcome: &Outcome, task: usize, took: Duration) {
+    /// Takes how an attempt at a task went.
+    fn attempt(&mut self, outcome: &Outcome, task: usize, took: Duration) {
         let attempts = &mut self.attempts[task];
         attempts.last = took;
+        attempts.failures = if outcome.failure.is_some() { attempts.failures + 1 } else { 0 };
+    }
+
+    /// Takes what one boot tells of the contender, whatever the workloads say.
+    fn take(&mut self, outcome: &Outcome, task: usize, took: Duration) {
+        self.attempt(outcome, task, took);
         match &outcome.failure {
-            Some(reason) => {
-                self.failure = Some(reason.clone());
-                attempts.failures += 1;
-            }
-            None => {
-                self.boots += 1;
-                attempts.failures = 0;
-            }
+            Some(reason) => self.failure = Some(reason.clone()),
+            None => self.boots += 1,
         }
         self.memory.extend(outcome.memory);
         self.clock.extend(errands::clock_drifts(outcome));
@@ -430,7 +469,8 @@ impl Contestant {
             boots: self.boots,
             failure: self.failure.clone(),
             memory: memory.map(|(guest, monitor)| MemoryUse { guest, monitor }),
-            clock_drift: median(&self.clock),
+            // Whatever disturbs a window makes it longer for the host: the best one tells of the clock.
+            clock_drift: self.clock.iter().copied().reduce(f64::max),
             stopwatch_drift: median(&self.stopwatch),
             unserved: self.unserved.clone(),
             facts: self.facts.clone(),

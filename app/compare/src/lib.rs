@@ -20,6 +20,7 @@ mod errands;
 mod error;
 mod guest_programs;
 mod host;
+pub mod operations;
 mod peer;
 mod progress;
 pub mod report;

@@ -23,6 +23,8 @@ pub struct Statistics {
     pub resets: u64,
     /// Since the machine was made, in seconds.
     pub seconds: f64,
+    /// Frequency of the host's time-stamp counter, in hertz.
+    pub tsc_hz: u64,
     /// Memory of the monitor's process.
     pub memory: Memory,
     /// Bytes that the back-ends moved.
@@ -147,6 +149,7 @@ impl Statistics {
             instructions,
             resets,
             seconds,
+            tsc_hz: tsc::frequency(),
             memory: observer::memory(),
             transfers: transfers.collect(),
             windows: Vec::new(),

@@ -3,8 +3,10 @@
 use crate::failure::Failure;
 use crate::{size, terminal};
 use ambos_boot::inspect::Technique;
-use ambos_compare::report::Report;
+use ambos_compare::operations::OPERATIONS;
+use ambos_compare::report::merge::{Named, merge};
 use ambos_compare::report::terminal::{Look, render};
+use ambos_compare::report::{Report, html};
 use ambos_compare::service::{self, Service};
 use ambos_compare::workload::{self, Class, WORKLOADS, Workload};
 use ambos_compare::{CompareError, Contender, GuestFiles, Monitor, Options, Progress, compare};
@@ -21,6 +23,7 @@ Examples:
   ambos compare                              all built-in workloads, in about three minutes
   ambos compare disk timer --runs 10         the class disk and the workload timer
   ambos compare --html report.html --json report.json
+  ambos compare --from old.json --from new.json
   ambos compare --against qemu               QEMU on the same guest beside it
   ambos compare --service redis              a shipped service; or a file that describes yours
   ambos compare --list                       what can be measured
@@ -100,6 +103,15 @@ pub(crate) struct Arguments {
     /// Write the report as JSON, too
     #[arg(long, value_name = "FILE", help_heading = "Report")]
     json: Option<PathBuf>,
+
+    /// Write the report as one HTML file, too
+    #[arg(long, value_name = "FILE", help_heading = "Report")]
+    html: Option<PathBuf>,
+
+    /// Compare two reports in JSON instead of measuring: of two hosts, or of two versions; given twice
+    #[arg(long, value_name = "FILE", help_heading = "Report")]
+    #[arg(conflicts_with_all = ["workloads", "service", "against", "list"])]
+    from: Vec<PathBuf>,
 }
 
 /// A technique, as the command line names it.
@@ -135,15 +147,22 @@ pub(crate) fn execute(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.list {
         return print(&list());
     }
+    writable(arguments.json.as_deref())?;
+    writable(arguments.html.as_deref())?;
+    match arguments.from.as_slice() {
+        [] => {}
+        [first, second] => return deliver(arguments, &merge(&read(first)?, &read(second)?)),
+        _ => return Err(Failure::usage("--from is to be given twice, for the two reports")),
+    }
     let services: Vec<Service> = arguments
         .service
         .iter()
         .map(|name| service::load(name).map_err(failure))
         .collect::<Result<_, _>>()?;
     let only_services = arguments.workloads.is_empty() && !services.is_empty();
-    let workloads = if only_services { Vec::new() } else { chosen(&arguments.workloads)? };
-    let options = options(arguments, workloads, services)?;
-    writable(arguments.json.as_deref())?;
+    let (workloads, operations) =
+        if only_services { (Vec::new(), false) } else { chosen(&arguments.workloads)? };
+    let options = Options { operations, ..options(arguments, workloads, services)? };
     let interrupt = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupt);
     terminal::on_termination(move |_| flag.store(true, Ordering::Relaxed))
@@ -157,7 +176,20 @@ fn deliver(arguments: &Arguments, report: &Report) -> Result<(), Failure> {
     if let Some(path) = &arguments.json {
         write(path, &report.to_json())?;
     }
+    if let Some(path) = &arguments.html {
+        write(path, &html::render(report))?;
+    }
     print(&render(report, look()))
+}
+
+/// A report in JSON, under its file's name.
+fn read(path: &Path) -> Result<Named, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| failure(CompareError::Read { path: path.to_owned(), source }))?;
+    let report = Report::from_json(&text)
+        .map_err(|source| failure(CompareError::Report { path: path.to_owned(), source }))?;
+    let name = path.file_stem().map(|name| name.to_string_lossy().into_owned());
+    Ok(Named { name: name.unwrap_or_default(), report })
 }
 
 fn failure(error: CompareError) -> Failure {
@@ -210,6 +242,7 @@ fn options(
         memory: arguments.memory,
         cpus: u32::from(arguments.cpus),
         workloads,
+        operations: false,
         services,
         contenders,
         runs: arguments.runs,
@@ -220,8 +253,9 @@ fn options(
     })
 }
 
-/// The workloads of these names and classes, in the order in which they run.
-fn chosen(names: &[String]) -> Result<Vec<&'static Workload>, Failure> {
+/// The workloads of these names and classes, in the order in which they run, and whether single
+/// operations are among them.
+fn chosen(names: &[String]) -> Result<(Vec<&'static Workload>, bool), Failure> {
     for name in names {
         let known =
             workload::find(name).is_some() || Class::ALL.iter().any(|class| class.name() == name);
@@ -229,17 +263,18 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Workload>, Failure> {
             return Err(failure(CompareError::UnknownWorkload(name.clone())));
         }
     }
-    let wanted = |workload: &&Workload| {
-        names.is_empty()
-            || names.iter().any(|name| name == workload.name || name == workload.class.name())
-    };
-    Ok(WORKLOADS.iter().filter(wanted).collect())
+    let named = |name: &str| names.is_empty() || names.iter().any(|other| other == name);
+    let wanted = |workload: &&Workload| named(workload.name) || named(workload.class.name());
+    Ok((WORKLOADS.iter().filter(wanted).collect(), named(Class::Operation.name())))
 }
 
 fn list() -> String {
     let mut text = format!("{:10} {:16} {}\n", "CLASS", "WORKLOAD", "ONE OPERATION");
     for workload in WORKLOADS {
         text.push_str(&format!("{:10} {:16} {}\n", workload.class, workload.name, workload.about));
+    }
+    for (name, about) in OPERATIONS {
+        text.push_str(&format!("{:10} {name:16} {about}\n", Class::Operation));
     }
     for (name, _) in service::SHIPPED {
         let about = service::load(name).map(|service| service.about).unwrap_or_default();
@@ -285,11 +320,17 @@ mod tests {
     fn workloads_are_chosen_by_name_and_class() {
         let names = |words: &[&str]| {
             let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
-            chosen(&words).map(|list| list.iter().map(|one| one.name).collect::<Vec<_>>())
+            let chosen = chosen(&words);
+            chosen.map(|(list, _)| list.iter().map(|one| one.name).collect::<Vec<_>>())
         };
         assert_eq!(names(&[]).unwrap().len(), WORKLOADS.len());
         let some = names(&["disk", "timer"]).unwrap();
         assert_eq!(some, ["timer", "disk-random", "disk-sequential", "disk-fsync"]);
+        let operations = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+            chosen(&words).unwrap().1
+        };
+        assert!(operations(&[]) && operations(&["operation"]) && !operations(&["disk"]));
         let failure = names(&["disks"]).unwrap_err();
         assert_eq!(failure.status(), 2);
         assert!(failure.line().contains("--list"), "{}", failure.line());

@@ -2,9 +2,12 @@
 
 use crate::failure::Failure;
 use crate::size;
+use ambos_guest::packages::{self, BuildOptions};
 use ambos_guest::{Cache, Flavour, GuestError, GuestImage, PullOptions, Refresh, TerminalProgress};
 use clap::{Args, Subcommand, ValueEnum};
+use std::fs::File;
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 const PULL_NOTES: &str = "\
 The packages come from the package sources of this host, by its own apt, which checks them against
@@ -15,12 +18,23 @@ Guests are kept in $AMBOS_CACHE, or else $XDG_CACHE_HOME/ambos, or else ~/.cache
 On hosts without apt, boot a kernel and an initramfs of your own:
   ambos run --kernel FILE --initrd FILE";
 
+const BUILD_NOTES: &str = "\
+The packages come from the package sources of this host, with all that they depend on. They are
+unpacked, not installed: their scripts do not run. Their programs are in /bin.
+
+Example:
+  ambos guest build --packages sqlite3 --output sqlite.img
+  ambos run --initrd sqlite.img --exec 'sqlite3 :memory: \"select sqlite_version()\"'";
+
 /// Fetch, list and remove guests
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make a guest of a distribution's stock kernel and busybox, or bring it up to date
     #[command(after_help = PULL_NOTES)]
     Pull(PullArguments),
+    /// Make an initramfs of the default guest's and of any packages
+    #[command(after_help = BUILD_NOTES)]
+    Build(BuildArguments),
     /// Show the guests there are
     List,
     /// Remove guests, and the packages they were made from
@@ -67,6 +81,26 @@ pub(crate) struct PullArguments {
     refresh: bool,
 }
 
+/// Arguments of `ambos guest build`.
+#[derive(Debug, Args)]
+pub(crate) struct BuildArguments {
+    /// Names of packages, separated by commas
+    #[arg(long, required = true, value_delimiter = ',', value_name = "PACKAGE,...")]
+    packages: Vec<String>,
+
+    /// Where to write the initramfs
+    #[arg(long, short, value_name = "FILE", default_value = "initrd.img")]
+    output: PathBuf,
+
+    /// Whose initramfs to begin with
+    #[arg(long, value_enum, default_value_t = FlavourChoice::Standard)]
+    flavour: FlavourChoice,
+
+    /// Fetch the package lists even if those at hand are recent
+    #[arg(long)]
+    refresh: bool,
+}
+
 /// Arguments of `ambos guest remove`.
 #[derive(Debug, Args)]
 pub(crate) struct RemoveArguments {
@@ -84,6 +118,7 @@ pub(crate) fn execute(command: Command) -> Result<(), Failure> {
     let cache = Cache::of_user()?;
     match command {
         Command::Pull(arguments) => pull(&arguments, cache),
+        Command::Build(arguments) => build(&arguments, cache),
         Command::List => {
             let table = table(&cache.guests_present());
             io::stdout()
@@ -103,6 +138,31 @@ fn pull(arguments: &PullArguments, cache: Cache) -> Result<(), Failure> {
     };
     let guest = ambos_guest::pull(&options, &TerminalProgress::new())?;
     eprintln!("{} is ready: Linux {}", guest.flavour.guest_name(), guest.release);
+    Ok(())
+}
+
+fn build(arguments: &BuildArguments, cache: Cache) -> Result<(), Failure> {
+    let unwritable = |error: io::Error| {
+        Failure::usage_because(format!("cannot write {}", arguments.output.display()), error)
+    };
+    // Before minutes of work are done for it.
+    let mut output = File::create(&arguments.output).map_err(unwritable)?;
+    let progress = TerminalProgress::new();
+    let guest = ambos_guest::ensure_default(arguments.flavour.into(), &progress)?;
+    let options = BuildOptions {
+        packages: arguments.packages.clone(),
+        cache,
+        refresh: if arguments.refresh { Refresh::Always } else { Refresh::WhenStale },
+    };
+    let archive = packages::build(&options, &progress)?;
+    for path in [&guest.initrd, &archive.path] {
+        let mut file = File::open(path)
+            .map_err(|error| Failure::monitor(format!("cannot read {}", path.display()), error))?;
+        // Archives are multiples of 512 bytes long, so that the kernel finds the next one.
+        io::copy(&mut file, &mut output).map_err(unwritable)?;
+    }
+    let count = archive.packages.len();
+    eprintln!("{} is ready: {count} packages", arguments.output.display());
     Ok(())
 }
 

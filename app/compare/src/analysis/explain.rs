@@ -1,8 +1,7 @@
 //! Why one column is better than another, as far as the monitor's counts tell.
 
-use crate::report::model::{Counts, Intercepts, PairOutcome, Row};
+use crate::report::model::{Counts, Intercepts, PairOutcome, Per, Row};
 use crate::report::numbers::{bytes, digits, percent};
-use crate::workload::{BOOT, Unit};
 use std::collections::BTreeMap;
 
 /// Classes of the guest's own doings that the monitor had to serve.
@@ -20,7 +19,7 @@ pub(crate) fn row(row: &Row, names: &[String]) -> Vec<String> {
         let index = names.iter().position(|other| other == name)?;
         row.cells.get(index)?.counts.as_ref()
     };
-    let unit = Per::of(row);
+    let unit = row.per();
     let mut sentences = Vec::new();
     for pair in &row.pairs {
         let (better, worse) = match pair.outcome {
@@ -33,26 +32,6 @@ pub(crate) fn row(row: &Row, names: &[String]) -> Vec<String> {
         }
     }
     sentences
-}
-
-/// What counts are related to.
-struct Per {
-    operations: f64,
-    name: &'static str,
-}
-
-impl Per {
-    fn of(row: &Row) -> Self {
-        match row.unit {
-            Unit::BytesPerSecond => Self { operations: 1_048_576.0, name: "per MiB" },
-            _ if row.name == BOOT => Self { operations: 1.0, name: "per boot" },
-            _ => Self { operations: 1.0, name: "per operation" },
-        }
-    }
-
-    fn scale(&self, value: f64, counts: &Counts) -> f64 {
-        value * self.operations / counts.operations.max(1.0)
-    }
 }
 
 /// Sentences about one better and one worse column.

@@ -177,14 +177,16 @@ fn portability(findings: &mut Findings, column: &Column) {
     let xen = named(&|bus, _| bus.starts_with("xen"));
     let generic = named(&|bus, name| !is_virtio(bus, name) && !bus.starts_with("xen"));
     for (names, text) in [
-        (generic, "found in any PC and in any PC emulator, on other hosts too"),
-        (virtio, "devices that only virtual machines have: another host must offer virtio"),
-        (xen, "devices of the Xen ABI: another host must be a Xen host or speak its ABI"),
+        (generic, "hardware that any PC and any PC emulator has"),
+        (virtio, "virtio devices, which only virtual machines have: another host must offer them"),
+        (xen, "devices of the Xen ABI: another host must be Xen or speak its ABI"),
     ] {
         if !names.is_empty() {
             let share = percent(names.len() as f64 / drivers.len().max(1) as f64);
-            findings
-                .add(kind, format!("{share} of its drivers ({}) are for {text}", names.join(", ")));
+            findings.add(
+                kind,
+                format!("{share} of its drivers in use ({}) are for {text}", names.join(", ")),
+            );
         }
     }
     let fact = |about: &str| column.facts.iter().find(|fact| fact.about == about);
@@ -226,7 +228,7 @@ fn measurement(findings: &mut Findings, column: &Column) {
         findings.add(
             kind,
             format!(
-                "the guest's clock counted {} {} than the host's over the same windows{warning}",
+                "the guest's clock counted {} {} than the host's in the least disturbed window{warning}",
                 percent(drift.abs()),
                 direction(drift)
             ),

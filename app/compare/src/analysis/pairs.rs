@@ -4,11 +4,11 @@ use crate::report::model::{Cell, Pair, PairOutcome, Row};
 use crate::statistics::{self, Interval, Outcome};
 use crate::workload::Better;
 
-/// Compares every two columns of a row, whose names are given, and finds the winner.
-pub(crate) fn judge(row: &mut Row, names: &[String]) {
+/// Compares every two columns of a row for whose places `wanted` holds, and finds the winner.
+pub(super) fn judge(row: &mut Row, names: &[String], wanted: &impl Fn(usize, usize) -> bool) {
     row.pairs.clear();
     for other in 0..row.cells.len() {
-        for base in 0..other {
+        for base in (0..other).filter(|&base| wanted(base, other)) {
             let (Some(base_name), Some(other_name)) = (names.get(base), names.get(other)) else {
                 continue;
             };
@@ -23,7 +23,7 @@ pub(crate) fn judge(row: &mut Row, names: &[String]) {
 }
 
 /// Compares two cells; `None` if one has no values.
-pub(crate) fn compare_cells(
+fn compare_cells(
     (base, base_cell): (&str, &Cell),
     (other, other_cell): (&str, &Cell),
     better: Better,
@@ -84,7 +84,7 @@ mod tests {
             because: Vec::new(),
         };
         let names: Vec<String> = ["a", "b", "c"].map(str::to_owned).into();
-        judge(&mut row, &names[..columns.len()]);
+        judge(&mut row, &names[..columns.len()], &|_, _| true);
         row
     }
 

@@ -4,7 +4,7 @@
 //! Times are seconds, memory is bytes, shares are parts of one.
 
 use crate::statistics::Interval;
-use crate::workload::{Better, Class, Unit};
+use crate::workload::{BOOT, Better, Class, Unit};
 use serde::{Deserialize, Serialize};
 
 /// The version of this form.
@@ -96,8 +96,8 @@ pub struct Column {
     pub failure: Option<String>,
     /// What a boot costs in memory; medians.
     pub memory: Option<MemoryUse>,
-    /// The guest's clock against the host's: how much faster it goes, as a part of one; the largest
-    /// deviation of all windows.
+    /// The guest's clock against the host's: how much faster it goes, as a part of one, in the window
+    /// that the host disturbed least.
     pub clock_drift: Option<f64>,
     /// The monitor's own times against a stopwatch outside, likewise.
     pub stopwatch_drift: Option<f64>,
@@ -242,6 +242,33 @@ pub enum PairOutcome {
     Alike,
     /// There are too few samples to tell.
     TooFew,
+}
+
+/// What counts are related to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Per {
+    /// So many operations.
+    pub(crate) operations: f64,
+    /// In words.
+    pub(crate) name: &'static str,
+}
+
+impl Per {
+    /// A sum over all operations as what it is for so many.
+    pub(crate) fn scale(&self, value: f64, counts: &Counts) -> f64 {
+        value * self.operations / counts.operations.max(1.0)
+    }
+}
+
+impl Row {
+    /// What this row's counts are related to.
+    pub(crate) fn per(&self) -> Per {
+        match self.unit {
+            Unit::BytesPerSecond => Per { operations: 1_048_576.0, name: "per MiB" },
+            _ if self.name == BOOT => Per { operations: 1.0, name: "per boot" },
+            _ => Per { operations: 1.0, name: "per operation" },
+        }
+    }
 }
 
 /// Something found beside speed.

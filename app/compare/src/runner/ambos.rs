@@ -57,6 +57,7 @@ pub(super) fn run(
     }
     if let Some(stats) = Stats::read(&stats) {
         outcome.own_seconds = Some(stats.seconds);
+        outcome.tsc_hz = Some(stats.tsc_hz).filter(|&hz| hz > 0);
         outcome.memory = Some(stats.memory);
         outcome.windows = stats.windows;
         outcome.unserved = stats.unserved;

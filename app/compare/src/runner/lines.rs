@@ -12,6 +12,8 @@ pub(crate) enum Said {
     Ready,
     /// A repetition of a workload is done.
     Result { name: String, operations: u64, nanoseconds: u64 },
+    /// The probe has timed an operation, in ticks of the time-stamp counter.
+    Ticks { name: String, operations: u64, ticks: u64 },
     /// A workload has nothing to work on.
     Skipped { name: String, reason: String },
     /// A workload failed.
@@ -46,6 +48,14 @@ impl Said {
                     name: words.next()?.to_owned(),
                     operations: words.next()?.parse().ok()?,
                     nanoseconds: words.next()?.parse().ok()?,
+                }
+            }
+            "ticks" => {
+                let mut words = rest.split(' ');
+                Self::Ticks {
+                    name: words.next()?.to_owned(),
+                    operations: words.next()?.parse().ok()?,
+                    ticks: words.next()?.parse().ok()?,
                 }
             }
             "skipped" => {

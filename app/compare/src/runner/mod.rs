@@ -53,7 +53,6 @@ pub(crate) enum Root {
     /// An initramfs made for a service.
     Service(std::path::PathBuf),
     /// Nothing: a freestanding kernel.
-    #[expect(dead_code, reason = "the probe is the next step")]
     Probe(std::path::PathBuf),
 }
 
@@ -68,6 +67,8 @@ pub(crate) struct Outcome {
     pub(crate) windows: Vec<Window>,
     pub(crate) memory: Option<MemoryOf>,
     pub(crate) unserved: Vec<Unserved>,
+    /// Frequency of the time-stamp counter, in hertz.
+    pub(crate) tsc_hz: Option<u64>,
     /// From the start of the monitor to its end, by the stopwatch here.
     pub(crate) seconds: f64,
     /// The same by the monitor.

@@ -14,6 +14,9 @@ pub(crate) struct Stats {
     /// From the making of the machine to its end.
     #[serde(default)]
     pub(crate) seconds: f64,
+    /// Frequency of the time-stamp counter.
+    #[serde(default)]
+    pub(crate) tsc_hz: u64,
     #[serde(default)]
     pub(crate) memory: Memory,
     #[serde(default)]
