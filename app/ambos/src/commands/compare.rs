@@ -58,7 +58,7 @@ pub(crate) struct Arguments {
     /// A service of your own, described in a TOML file, or a shipped one by its name; may be repeated
     ///
     /// With services and no WORKLOAD, only the services are measured. `--list` shows the shipped ones;
-    /// app/compare/src/service/definition.rs describes the file.
+    /// docs/compare.md describes the file.
     #[arg(long, value_name = "FILE|NAME", help_heading = "What is compared")]
     service: Vec<String>,
 

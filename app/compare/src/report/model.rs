@@ -343,3 +343,42 @@ impl Report {
         self.columns.iter().position(|column| column.name == name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::testing;
+
+    #[test]
+    fn the_json_form_is_read_back() {
+        let report = testing::report();
+        assert_eq!(Report::from_json(&report.to_json()).unwrap(), report);
+    }
+
+    #[test]
+    fn other_forms_are_refused() {
+        let other = testing::report().to_json().replacen("\"schema\": 1", "\"schema\": 9", 1);
+        assert!(matches!(Report::from_json(&other), Err(ReadError::Version(9))));
+        assert!(matches!(Report::from_json("{}"), Err(ReadError::Form(_))));
+        assert!(matches!(Report::from_json("nonsense"), Err(ReadError::Form(_))));
+    }
+
+    /// Every field of the form is in its description.
+    #[test]
+    fn the_form_is_documented() {
+        let text = include_str!("../../../../docs/compare.md");
+        let value: serde_json::Value = serde_json::from_str(&testing::report().to_json()).unwrap();
+        let check = |value: &serde_json::Value| {
+            for field in value.as_object().unwrap().keys() {
+                assert!(text.contains(&format!("`{field}`")), "{field}");
+            }
+        };
+        check(&value);
+        check(&value["columns"][0]);
+        check(&value["rows"][0]);
+        check(&value["rows"][0]["cells"][0]);
+        check(&value["rows"][0]["cells"][0]["counts"]);
+        check(&value["rows"][0]["pairs"][0]);
+        check(&value["findings"][0]);
+    }
+}

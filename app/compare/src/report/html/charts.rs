@@ -23,6 +23,9 @@ const CLASSES: [(&str, &str); 6] = [
     ("interrupt", "interrupts"),
 ];
 
+/// A column's place, and how many interceptions of each class it has.
+type Bar = (usize, [f64; 6]);
+
 /// How much better each column is than the first, with intervals, on a logarithmic axis.
 pub(super) fn gains(page: &mut String, report: &Report) -> fmt::Result {
     let bases = base_pairs(report);
@@ -57,10 +60,10 @@ pub(super) fn gains(page: &mut String, report: &Report) -> fmt::Result {
         let class = if (tick - 1.0_f64).abs() < 1e-9 { "one" } else { "grid" };
         let text =
             if tick < 1.0 { format!("1/{:.0} ×", 1.0 / tick) } else { format!("{tick:.0} ×") };
-        write!(
+        writeln!(
             page,
             "<line class=\"{class}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"18\" y2=\"{:.1}\"/><text \
-             class=\"soft\" x=\"{x:.1}\" y=\"12\" text-anchor=\"middle\">{text}</text>\n",
+             class=\"soft\" x=\"{x:.1}\" y=\"12\" text-anchor=\"middle\">{text}</text>",
             height - 4.0
         )?;
     }
@@ -110,12 +113,12 @@ fn point(
     let significant = matches!(pair.outcome, PairOutcome::Better | PairOutcome::Worse);
     let colour = colour(column);
     let fill = if significant { colour.as_str() } else { "var(--card)" };
-    write!(
+    writeln!(
         page,
         "<g><title>{}: {} times as good as {} ({} to {}), p = {:.3}</title><line x1=\"{:.1}\" \
          x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"{colour}\" stroke-width=\"3\" \
          stroke-linecap=\"round\" opacity=\"0.55\"/><circle cx=\"{:.1}\" cy=\"{y:.1}\" r=\"4.5\" \
-         fill=\"{fill}\" stroke=\"{colour}\" stroke-width=\"2\"/></g>\n",
+         fill=\"{fill}\" stroke=\"{colour}\" stroke-width=\"2\"/></g>",
         Escaped(&pair.other),
         digits(pair.gain),
         Escaped(&pair.base),
@@ -139,7 +142,7 @@ fn column_legend(page: &mut String, report: &Report, columns: &[usize]) -> fmt::
 
 /// What has to be intercepted for one operation, by class: bars relative to the row's longest.
 pub(super) fn interceptions(page: &mut String, report: &Report) -> fmt::Result {
-    let rows: Vec<(&Row, Vec<(usize, [f64; 6])>)> = report
+    let rows: Vec<(&Row, Vec<Bar>)> = report
         .rows
         .iter()
         .map(|row| {
@@ -149,7 +152,7 @@ pub(super) fn interceptions(page: &mut String, report: &Report) -> fmt::Result {
             });
             (row, bars.collect())
         })
-        .filter(|(_, bars): &(_, Vec<_>)| !bars.is_empty())
+        .filter(|(_, bars): &(_, Vec<Bar>)| !bars.is_empty())
         .collect();
     if rows.is_empty() {
         return Ok(());

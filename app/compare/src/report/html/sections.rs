@@ -110,9 +110,9 @@ pub(super) fn results(page: &mut String, report: &Report) -> fmt::Result {
             result(page, row, &column.name, place, cell, best)?;
         }
         let winner = row.winner.as_deref();
-        write!(
+        writeln!(
             page,
-            "<td data-label=\"best\" class=\"{}\" data-key=\"{}\">{}</td></tr>\n",
+            "<td data-label=\"best\" class=\"{}\" data-key=\"{}\">{}</td></tr>",
             if winner.is_some() { "winner" } else { "soft" },
             Escaped(winner.unwrap_or("")),
             Escaped(&winner.map_or_else(|| no_winner(row), str::to_owned))
@@ -234,7 +234,7 @@ pub(super) fn counts(page: &mut String, report: &Report) -> fmt::Result {
     }
     page.write_str("<section id=\"counts\"><h2>What the monitor did</h2>\n")?;
     for row in rows {
-        write!(page, "<details><summary>{}</summary>\n", Escaped(&row.name))?;
+        writeln!(page, "<details><summary>{}</summary>", Escaped(&row.name))?;
         for (column, cell) in report.columns.iter().zip(&row.cells) {
             let Some(counts) = &cell.counts else { continue };
             let per = row.per();
@@ -266,9 +266,9 @@ pub(super) fn counts(page: &mut String, report: &Report) -> fmt::Result {
             }
             page.write_str("</table>\n")?;
             for transfer in &counts.transfers {
-                write!(
+                writeln!(
                     page,
-                    "<p class=\"soft\">{}: {} to the guest, {} from it, {} requests</p>\n",
+                    "<p class=\"soft\">{}: {} to the guest, {} from it, {} requests</p>",
                     Escaped(&transfer.label),
                     bytes(transfer.to_guest as f64),
                     bytes(transfer.from_guest as f64),
