@@ -52,6 +52,8 @@ fn dump(browser: &str, profile: &Path, file: &Path, width: u32, dark: bool) -> S
     if dark {
         command.arg("--blink-settings=preferredColorScheme=0");
     }
+    // Long enough for frames to load.
+    command.arg("--virtual-time-budget=10000");
     // With every name unknown, whatever the page asked the network for would fail.
     command.arg("--host-resolver-rules=MAP * ~NOTFOUND");
     let output = command.arg(format!("file://{}", file.display())).output().unwrap();

@@ -107,7 +107,7 @@ pub(super) fn results(page: &mut String, report: &Report) -> fmt::Result {
         )?;
         for (place, (column, cell)) in report.columns.iter().zip(&row.cells).enumerate() {
             let best = row.winner.as_ref() == Some(&column.name);
-            result(page, row, &column.name, place, cell, best)?;
+            result(page, row, (&column.name, column.boots > 0), place, cell, best)?;
         }
         let winner = row.winner.as_deref();
         writeln!(
@@ -139,7 +139,7 @@ fn no_winner(row: &Row) -> String {
 fn result(
     page: &mut String,
     row: &Row,
-    column: &str,
+    (column, runs): (&str, bool),
     place: usize,
     cell: &Cell,
     best: bool,
@@ -147,7 +147,8 @@ fn result(
     let class = if best { " class=\"best\"" } else { "" };
     let (label, colour) = (Escaped(column), colour(place));
     let Some(median) = cell.median else {
-        let reason = cell.failure.as_deref().unwrap_or("not measured");
+        // Why a column did not run at all is on its card.
+        let reason = cell.failure.as_deref().filter(|_| runs).unwrap_or("");
         return write!(
             page,
             "<td data-label=\"{label}\" data-key=\"\"><span class=\"soft\">— {}</span></td>",
