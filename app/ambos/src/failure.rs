@@ -27,6 +27,9 @@ pub(crate) enum Failure {
     /// The guest came to a bad end.
     #[error("the guest crashed: {0}")]
     Crashed(String),
+    /// The monitor found itself at fault; what it says of that takes several lines.
+    #[error("{0}")]
+    Report(String),
     /// The monitor or its host failed.
     #[error("{message}")]
     Monitor {
@@ -65,12 +68,15 @@ impl Failure {
             Self::Guest(GuestError::File { .. } | GuestError::Initramfs(_)) => MONITOR,
             Self::Guest(_) => USAGE,
             Self::Crashed(_) => CRASHED,
-            Self::Monitor { .. } => MONITOR,
+            Self::Report(_) | Self::Monitor { .. } => MONITOR,
         }
     }
 
-    /// The failure and all its sources, on one line.
+    /// The failure and all its sources, on one line, unless it is a report.
     pub(crate) fn line(&self) -> String {
+        if let Self::Report(text) = self {
+            return text.clone();
+        }
         let mut text = self.to_string();
         let mut source = self.source();
         while let Some(error) = source {
@@ -112,6 +118,7 @@ mod tests {
         let failure = Failure::Crashed("triple fault at rip 0x10".to_owned());
         assert_eq!(failure.line(), "the guest crashed: triple fault at rip 0x10");
         assert_eq!(failure.status(), 3);
+        assert_eq!(Failure::Report("a\n  b".to_owned()).line(), "a\n  b");
         assert_eq!(Failure::monitor("no memory", std::io::Error::other("x")).status(), 1);
     }
 

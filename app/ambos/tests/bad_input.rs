@@ -71,6 +71,7 @@ fn too_much_or_too_little() {
     refused(&["--kernel", &kernel, "--initrd", &initrd, "--memory", "128M"]);
     refused(&["--kernel", &kernel, "--memory", "12345T"]);
     refused(&["--kernel", &kernel, "--cpus", "0"]);
+    refused(&["--kernel", &kernel, "--cpus", "2", "--engine", "verify"]);
     refused(&["--kernel", &kernel, "--initrd", "/no/such/initrd"]);
     assert!(refused(&["--kernel", &kernel, "--initrd", "/"]).contains("directory"));
 }

@@ -15,6 +15,8 @@ pub enum Stop {
     WaitForStartUp,
     /// The guest cannot go on.
     Crashed(Crash),
+    /// The engine found itself at fault; what it says of that, in several lines.
+    Failed(String),
     /// The budget of guest instructions given to [`Engine::run`] is used up.
     Budget,
 }

@@ -6,6 +6,8 @@ use ambos_memory::GuestRam;
 use ambos_vcpu::{Attention, Crash, Engine, MsrFault, Platform, PortWidth, Request, Stop};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
 
 // Ports; `board.h` describes them.
 const PORT_LATCH: u16 = 0xe0;
@@ -15,8 +17,8 @@ const PORT_NMI: u16 = 0xea;
 const PORT_NMI_AT_HALT: u16 = 0xeb;
 const PORT_RESULT: u16 = 0xf4;
 
-/// More guest instructions than any program takes.
-const BUDGET: u64 = 20_000_000;
+/// More time than any program takes; it only ends the ones that hang.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How a program ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,6 +203,20 @@ impl Platform for Board {
     }
 }
 
+fn run_to_end<E: Engine>(engine: &mut E, board: &mut Board) -> Verdict {
+    loop {
+        let stop = engine.run(board, None);
+        if let Some(value) = board.result {
+            return Verdict::from_result(value);
+        }
+        match stop {
+            Stop::Halted if board.halted(engine.state().rflags & 0x200 != 0) => {}
+            Stop::Crashed(crash) => return Verdict::Crashed(crash),
+            stop => return Verdict::Stopped { stop, rip: engine.state().rip },
+        }
+    }
+}
+
 /// Runs the program `image` called `name` on the engine that `make` makes.
 ///
 /// # Panics
@@ -217,15 +233,17 @@ pub fn run<E: Engine>(
     let mut board = Board::new(Arc::clone(&attention));
     let mut engine = make(ram, attention);
     engine.set_state(&start::initial_state(name));
-    loop {
-        let stop = engine.run(&mut board, Some(BUDGET));
-        if let Some(value) = board.result {
-            return Verdict::from_result(value);
-        }
-        match stop {
-            Stop::Halted if board.halted(engine.state().rflags & 0x200 != 0) => {}
-            Stop::Crashed(crash) => return Verdict::Crashed(crash),
-            stop => return Verdict::Stopped { stop, rip: engine.state().rip },
-        }
-    }
+    // Without a budget of instructions, which would keep engines from their fast paths.
+    std::thread::scope(|scope| {
+        let (done, ended) = mpsc::channel::<()>();
+        let watched = Arc::clone(&board.attention);
+        scope.spawn(move || {
+            if ended.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                watched.raise(Request::STOP);
+            }
+        });
+        let verdict = run_to_end(&mut engine, &mut board);
+        drop(done);
+        verdict
+    })
 }

@@ -249,6 +249,7 @@ fn lost(stop: &Stop) -> &'static str {
         Stop::Asked => "stopped as if asked",
         Stop::WaitForStartUp => "waits for a start-up message",
         Stop::Crashed(_) => "triple fault",
+        Stop::Failed(_) => "the engine failed",
         Stop::Budget => "never came to an end",
     }
 }

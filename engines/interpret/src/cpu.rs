@@ -133,6 +133,8 @@ pub struct Cpu {
     /// RAM pages whose cached code was dropped because they were written to; whoever caches more
     /// than [`Cpu::blocks`] takes them out.
     pub code_writes: Vec<usize>,
+    /// Copies of pages that are written to, if someone wants to undo that.
+    pub journal: Option<Box<crate::mmu::Journal>>,
     /// What the current instruction asked for in vain: see [`crate::unserved`].
     pub unserved: Vec<String>,
     /// Software TLB.
@@ -189,6 +191,7 @@ impl Cpu {
             events: 0,
             tlb: Box::new(Tlb::new()?),
             code_writes: Vec::new(),
+            journal: None,
             unserved: Vec::new(),
             blocks: BlockCache::default(),
             thunks: ThunkCache::new()?,
@@ -201,6 +204,21 @@ impl Cpu {
 
     /// Replaces the architectural state.
     pub fn load_state(&mut self, state: &CpuState) {
+        self.assign(state);
+        self.tlb.flush_all();
+        self.blocks.clear();
+    }
+
+    /// Goes back to a state of which the present one is the successor by a few instructions, none of
+    /// which changed how memory is translated. What is cached stays.
+    pub fn rewind(&mut self, state: &CpuState) {
+        self.assign(state);
+        self.leave_block = false;
+        self.repeated = false;
+        self.unserved.clear();
+    }
+
+    fn assign(&mut self, state: &CpuState) {
         let CpuState {
             gpr,
             rip,
@@ -230,8 +248,6 @@ impl Cpu {
         self.msrs = *msrs;
         self.interrupt_shadow = *interrupt_shadow;
         self.nmi_blocked = *nmi_blocked;
-        self.tlb.flush_all();
-        self.blocks.clear();
         self.update_mode();
     }
 

@@ -53,6 +53,25 @@ impl Cpu {
     /// from, and how many they are.
     fn instruction_bytes(&self, rip: u64) -> ([u8; MAX_INSTRUCTION], usize) {
         let mut bytes = [0; MAX_INSTRUCTION];
+        let known = self.fetched_bytes(rip, &mut bytes);
+        let bits = u32::from(self.mode.code_bits);
+        let mut decoder = Decoder::new(bits, &bytes[..known], DecoderOptions::NONE);
+        let length = decoder.decode().len();
+        (bytes, length.min(known))
+    }
+
+    /// The code at `rip` for some ten instructions, as far as it lies in pages that code was fetched
+    /// from lately.
+    pub fn code_bytes(&self, rip: u64) -> Vec<u8> {
+        let mut bytes = vec![0; 6 * MAX_INSTRUCTION];
+        let known = self.fetched_bytes(rip, &mut bytes);
+        bytes.truncate(known);
+        bytes
+    }
+
+    /// Copies code from `rip` on, as far as it lies in pages that code was fetched from lately;
+    /// returns how many bytes that are.
+    fn fetched_bytes(&self, rip: u64, bytes: &mut [u8]) -> usize {
         let mut known = 0;
         while known < bytes.len() {
             let linear = self.code_linear(rip.wrapping_add(known as u64));
@@ -66,9 +85,6 @@ impl Cpu {
             }
             known += length;
         }
-        let bits = u32::from(self.mode.code_bits);
-        let mut decoder = Decoder::new(bits, &bytes[..known], DecoderOptions::NONE);
-        let length = decoder.decode().len();
-        (bytes, length.min(known))
+        known
     }
 }

@@ -4,6 +4,7 @@
 //! translator's scratch registers, and the guest's are at home in memory. An instruction that names
 //! them gets them loaded; what is loaded stays so until a scratch register is needed.
 
+use crate::apart;
 use crate::classify::{Action, class, classify};
 use crate::emit::{Code, Mem, reg};
 use crate::layout::{self, SetLayout};
@@ -41,6 +42,8 @@ pub(crate) struct Source<'a> {
     pub(crate) first_site: u32,
     /// Address of the attention word.
     pub(crate) attention: u64,
+    /// Whether the block runs apart from others: see [`crate::Options::apart`].
+    pub(crate) apart: bool,
 }
 
 /// A finished block.
@@ -148,7 +151,12 @@ pub(crate) fn build(
         if instruction.is_invalid() {
             break;
         }
-        let action = classify(&instruction);
+        let action = match classify(&instruction) {
+            Action::Copy if source.apart && apart::is_unsteady(instruction.mnemonic()) => {
+                Action::Interpret
+            }
+            action => action,
+        };
         let ends = matches!(
             action,
             Action::Branch
@@ -353,7 +361,9 @@ impl Builder<'_> {
             }
             done => done,
         };
-        let next = self.code.here();
+        // After an instruction that ends the block there is nowhere to go on, even if it leads to the
+        // next one.
+        let next = if matches!(done, Done::End) { 0 } else { self.code.here() };
         for site in &mut self.built.sites[first_site..] {
             site.next = next;
         }

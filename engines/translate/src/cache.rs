@@ -81,6 +81,11 @@ pub(crate) struct Block {
 }
 
 impl Block {
+    /// Offsets in their page of the block's guest instructions.
+    pub(crate) fn guest_offsets(&self) -> impl Iterator<Item = u16> + '_ {
+        self.map.iter().map(|&(_, offset)| offset)
+    }
+
     /// Offset in its page of the guest instruction that host address `pc` belongs to.
     pub(crate) fn guest_offset(&self, pc: u64) -> Option<u16> {
         let offset = u32::try_from(pc.checked_sub(self.start)?).ok()?;

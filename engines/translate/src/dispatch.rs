@@ -1,5 +1,6 @@
 //! The loop between blocks: what runs next, and what each exit of translated code wants.
 
+use crate::apart::Run;
 use crate::build::{self, Source};
 use crate::cache::{Cache, Key, Place};
 use crate::emit::Code;
@@ -29,7 +30,7 @@ const JUMP_MASK: u64 = ambos_interpret::mmu::JUMPS as u64 - 1;
 #[derive(Debug)]
 pub struct Translator {
     // Configuration.
-    options: Options,
+    pub(crate) options: Options,
     stubs: Stubs,
     /// Bytes of the stubs in the arena.
     stubs_size: usize,
@@ -37,7 +38,7 @@ pub struct Translator {
     attention_address: u64,
 
     // Book-keeping.
-    cache: Cache,
+    pub(crate) cache: Cache,
     statistics: Statistics,
     /// The epoch of the code versions that `cache` is current for.
     epoch: u64,
@@ -45,11 +46,13 @@ pub struct Translator {
     jump_modes: [[u32; SETS]; BANKS],
     /// Control registers and the permissions computed from them.
     permissions: ([u64; 3], u32),
+    /// What a run of one block did, where blocks run apart.
+    pub(crate) run: Run,
 
     // Dependencies.
     _guard: GuardedArea,
-    arena: Arena,
-    head: SharedHead,
+    pub(crate) arena: Arena,
+    pub(crate) head: SharedHead,
     code: CodeBuffer,
 }
 
@@ -125,6 +128,7 @@ impl Translator {
             epoch: 0,
             jump_modes: [[0; SETS]; BANKS],
             permissions: ([u64::MAX; 3], 0),
+            run: Run::default(),
             _guard: guard,
             arena,
             head,
@@ -159,7 +163,7 @@ impl Translator {
     }
 
     /// The block at the instruction pointer, if it is translated or becomes so now.
-    fn find(&mut self, platform: &mut dyn Platform) -> Option<u32> {
+    pub(crate) fn find(&mut self, platform: &mut dyn Platform) -> Option<u32> {
         let mode = self.mode()?;
         let rip = self.head.cpu.native.gpr[RIP];
         let Ok(page) = self.head.cpu.code_page(platform, rip) else { return None };
@@ -215,6 +219,7 @@ impl Translator {
                 block: self.cache.blocks.len() as u32,
                 first_site: self.cache.sites.len() as u32,
                 attention: self.attention_address,
+                apart: self.options.apart,
             };
             let set = self.sets[self.head.cpu.mmu_index];
             let start = self.arena.next_address() as u64;
@@ -264,7 +269,7 @@ impl Translator {
 
     /// Drops blocks whose guest code was written to.
     #[inline]
-    fn keep_current(&mut self) {
+    pub(crate) fn keep_current(&mut self) {
         let epoch = self.head.cpu.ram.page_flags().epoch();
         if epoch != self.epoch {
             self.drop_changed(epoch);
@@ -290,7 +295,7 @@ impl Translator {
     /// Whether the guest can go on without a look at what is to be done. An interrupt that the guest
     /// does not take now is nothing to do.
     #[inline]
-    fn undisturbed(&self) -> bool {
+    pub(crate) fn undisturbed(&self) -> bool {
         let pending = self.head.cpu.attention.pending();
         let masked = pending == Request::INTERRUPT && !self.interrupts_enabled();
         !self.head.cpu.slow && (pending.is_empty() || masked)
@@ -340,6 +345,10 @@ impl Translator {
             let block = &self.cache.blocks[block as usize];
             Block { external: block.external, mode: block.key.mode }
         };
+        if self.options.apart {
+            self.head.slots.scratch[0] = rip;
+            return external;
+        }
         if self.jump_modes[bank][set] != mode {
             self.jump_modes[bank][set] = mode;
             self.head.cpu.tlb.clear_jumps(set);
@@ -356,8 +365,10 @@ impl Translator {
         };
         let (block, offset) = (site.block, site.offset);
         let base = self.page_of(block);
+        self.run.last = Some(base.wrapping_add(u64::from(offset)));
         match site.kind {
             Kind::Entry => {
+                self.run.last = None;
                 self.statistics.polls += 1;
                 self.take_flags();
                 self.head.cpu.native.gpr[RIP] = base.wrapping_add(u64::from(offset));
@@ -366,7 +377,7 @@ impl Translator {
             Kind::Link { patch, target } => {
                 self.take_flags();
                 self.head.cpu.native.gpr[RIP] = base.wrapping_add(target);
-                if !self.undisturbed() {
+                if self.options.apart || !self.undisturbed() {
                     return Next::Boundary;
                 }
                 self.keep_current();
@@ -399,7 +410,7 @@ impl Translator {
                     return self.interpret_at(platform, base.wrapping_add(u64::from(offset)));
                 }
                 self.head.cpu.native.gpr[RIP] = target;
-                if !self.undisturbed() {
+                if self.options.apart || !self.undisturbed() {
                     return Next::Boundary;
                 }
                 self.keep_current();
@@ -432,7 +443,7 @@ impl Translator {
                 }
                 self.statistics.memory_interpreted += 1;
                 match self.interpret_at(platform, rip) {
-                    Next::Boundary => {
+                    Next::Boundary if next != 0 => {
                         let expected = rip.wrapping_add(u64::from(length));
                         self.resume_if(block, expected, next)
                     }
@@ -447,7 +458,10 @@ impl Translator {
                 let rip = base.wrapping_add(u64::from(start));
                 self.head.cpu.native.gpr[RIP] = rip;
                 let mode = self.mode();
-                if let Some(stop) = self.head.cpu.run_op(platform, &op) {
+                let events = self.head.cpu.events;
+                let stop = self.head.cpu.run_op(platform, &op);
+                self.note_interpreted(base.wrapping_add(u64::from(offset)), events);
+                if let Some(stop) = stop {
                     return Next::Stop(stop);
                 }
                 match resume {
@@ -529,6 +543,7 @@ impl Translator {
             return Next::Boundary;
         };
         let rip = self.page_of(block).wrapping_add(u64::from(offset));
+        self.run.last = Some(rip);
         if let Some(HostFault::Memory { address }) = fault {
             let what = format!("host fault of a translated memory operand at {address:#x}");
             platform.unserved().record(what, rip, &[]);
@@ -538,7 +553,11 @@ impl Translator {
 
     /// Runs translated code from the block `block` at the instruction pointer until it wants a
     /// look at what is to be done.
-    fn run_translated(&mut self, platform: &mut dyn Platform, block: u32) -> Option<Stop> {
+    pub(crate) fn run_translated(
+        &mut self,
+        platform: &mut dyn Platform,
+        block: u32,
+    ) -> Option<Stop> {
         self.give_state();
         let mut pc = self.enter_from_anywhere(block);
         if !self.head.cpu.attention.pending().is_empty() {

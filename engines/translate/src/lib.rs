@@ -12,9 +12,11 @@
 //! - [`control`]: how blocks go on.
 //! - [`system`]: frequent system instructions.
 //! - [`memory`]: how memory operands are reached.
+//! - [`apart`]: running one block alone, for those who look on.
 //! - [`stubs`], [`layout`], [`native`]: entry, exit and the data that generated code shares.
 #![allow(rustdoc::private_intra_doc_links, reason = "the map of the crate is for its readers")]
 
+mod apart;
 mod build;
 mod cache;
 mod classify;
@@ -31,6 +33,7 @@ mod statistics;
 mod stubs;
 mod system;
 
+pub use apart::{Apart, Interpreted};
 pub use dispatch::Translator;
 pub use options::{Options, TranslatorError};
 pub use statistics::Statistics;

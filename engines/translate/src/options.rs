@@ -27,10 +27,13 @@ pub struct Options {
     pub code_cache: usize,
     /// How often the interpreter runs a block before it is translated.
     pub threshold: u32,
+    /// Whether blocks stay apart: each returns to the dispatcher at its end, and instructions that give
+    /// another result each time are left to the interpreter. For [`crate::Translator::run_apart`].
+    pub apart: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { code_cache: 64 << 20, threshold: 12 }
+        Self { code_cache: 64 << 20, threshold: 12, apart: false }
     }
 }

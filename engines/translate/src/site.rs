@@ -52,7 +52,7 @@ pub(crate) struct Site {
     pub(crate) offset: u16,
     /// Bytes of the instruction.
     pub(crate) length: u8,
-    /// Where to go on after the instruction, if the block does.
+    /// Where to go on after the instruction; zero if the block does not.
     pub(crate) next: u64,
     /// Why and how.
     pub(crate) kind: Kind,

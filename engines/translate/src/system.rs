@@ -17,7 +17,11 @@ impl Builder<'_> {
                 self.change_flags(4, !(RFlags::IF.bits() as u32), flags_live);
             }
             Mnemonic::Swapgs if supervisor => self.swap_gs(),
-            Mnemonic::Rdtsc if supervisor || !self.cpu.cr4().contains(Cr4::TSD) => self.rdtsc(),
+            Mnemonic::Rdtsc
+                if !self.source.apart && (supervisor || !self.cpu.cr4().contains(Cr4::TSD)) =>
+            {
+                self.rdtsc();
+            }
             Mnemonic::Pushfq if instruction.code() == Code::Pushfq => self.push_flags(),
             _ => return Done::Refused,
         }

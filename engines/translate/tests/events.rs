@@ -100,7 +100,8 @@ fn faults_of_the_host_become_the_guests() {
 fn a_full_code_cache_starts_anew() {
     let ram = common::ram();
     let attention = Arc::new(ambos_vcpu::Attention::default());
-    let options = ambos_translate::Options { code_cache: 1 << 20, threshold: 0 };
+    let options =
+        ambos_translate::Options { code_cache: 1 << 20, threshold: 0, ..Default::default() };
     let mut engine =
         ambos_translate::Translator::new(Arc::clone(&ram), attention, options).unwrap();
     // Many small blocks, each translated when it is first run.

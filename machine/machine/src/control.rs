@@ -14,6 +14,8 @@ pub enum Outcome {
     Reset,
     /// The guest cannot go on; why.
     Crashed(String),
+    /// The monitor itself is at fault; how.
+    Failed(String),
     /// The guest wrote to the debug-exit port: this exit status.
     DebugExit(u32),
     /// Someone outside asked for it.

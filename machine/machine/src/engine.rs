@@ -5,6 +5,7 @@ use ambos_interpret::Cpu;
 use ambos_memory::GuestRam;
 use ambos_translate::{Options, Translator, TranslatorError};
 use ambos_vcpu::{Attention, Engine};
+use ambos_verify::Verifier;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -18,6 +19,8 @@ pub enum EngineKind {
     Interpret,
     /// The binary translator.
     Translate,
+    /// The binary translator with the interpreter beside it.
+    Verify,
 }
 
 /// Why there is no engine.
@@ -44,6 +47,7 @@ impl EngineKind {
         Ok(match self {
             Self::Interpret => Box::new(interpret()?),
             Self::Translate => Box::new(translate()?),
+            Self::Verify => Box::new(Verifier::new(Arc::clone(ram), Arc::clone(attention))?),
             Self::Auto => match translate() {
                 Ok(translator) => Box::new(translator),
                 Err(error) => {

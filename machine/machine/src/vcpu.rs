@@ -57,6 +57,7 @@ impl Vcpu {
                         break;
                     }
                 }
+                Stop::Failed(reason) => self.control.end(Outcome::Failed(reason)),
                 Stop::Crashed(crash) => self.control.end(Outcome::Crashed(crash.to_string())),
             }
         }

@@ -106,6 +106,23 @@ impl Arena {
         Some(self.executable + start)
     }
 
+    /// A copy of `length` bytes of code at the executable address `at`, if all of them have been
+    /// pushed.
+    pub fn bytes(&self, at: usize, length: usize) -> Option<Vec<u8>> {
+        let start = at.wrapping_sub(self.executable);
+        start.checked_add(length).filter(|&end| end <= self.used)?;
+        let mut bytes = vec![0; length];
+        // SAFETY: the range lies inside the writable mapping, which this arena owns exclusively.
+        unsafe {
+            ptr::copy_nonoverlapping(
+                (self.writable + start) as *const u8,
+                bytes.as_mut_ptr(),
+                length,
+            );
+        }
+        Some(bytes)
+    }
+
     /// Overwrites code at the executable address `at`. Returns whether it lies inside what has been
     /// pushed; nothing is written otherwise. No thread may be executing those bytes.
     pub fn patch(&mut self, at: usize, code: &[u8]) -> bool {
@@ -148,6 +165,8 @@ mod tests {
         // mov eax, 42; ret
         let at = arena.push(&[0xb8, 42, 0, 0, 0, 0xc3]).unwrap();
         assert_eq!(at, announced);
+        assert_eq!(arena.bytes(at + 1, 5).unwrap(), [42, 0, 0, 0, 0xc3]);
+        assert_eq!(arena.bytes(at, 7), None);
         // SAFETY: the bytes at `at` are a function of this type.
         let function: extern "sysv64" fn() -> u32 = unsafe { std::mem::transmute(at) };
         assert_eq!(function(), 42);

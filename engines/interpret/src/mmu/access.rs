@@ -320,6 +320,9 @@ impl Cpu {
         if translation.page_bits > 12 {
             self.tlb.note_large_page(linear, translation.page_bits);
         }
+        if access.write || translation.write_ready {
+            self.note_in_journal(host_page, set, linear);
+        }
         if watched {
             if access.write {
                 self.note_code_write(ram_page, linear & 0xfff, length as u64);

@@ -3,15 +3,18 @@
 //! - [`walk`]: page walks with all permission checks, accessed and dirty bits.
 //! - [`tlb`]: cached translations of RAM pages, tagged by address space.
 //! - [`access`]: loads and stores at linear addresses.
+//! - [`journal`]: undoing writes.
 //!
 //! Translations that are not plain RAM (devices, watched pages, pages with cached code on their
 //! write side) never enter the TLB, so its hits need no further check.
 
 mod access;
+mod journal;
 pub(crate) mod tlb;
 mod walk;
 
 pub use access::{Access, HostRange};
+pub use journal::{Journal, JournalPage, page_bytes};
 pub use tlb::{BANKS, Bank, ENTRIES, Entry, JUMPS, Jump, SETS, Set, Tlb};
 pub use walk::Translation;
 

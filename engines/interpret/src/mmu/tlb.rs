@@ -347,6 +347,14 @@ impl Tlb {
         }
     }
 
+    /// Drops the write translation of `linear` in one set of a bank.
+    pub(crate) fn drop_write(&mut self, bank: usize, set: usize, linear: u64) {
+        let slot = slot(linear);
+        if set < SETS && bank < BANKS {
+            self.bank_mut(bank).sets[set].write[slot] = Entry { tag: no_tag(slot), host: 0 };
+        }
+    }
+
     /// Drops all write translations.
     pub fn protect_all(&mut self) {
         for bank in 0..BANKS {

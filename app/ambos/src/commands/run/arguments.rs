@@ -132,6 +132,8 @@ pub(crate) enum Engine {
     Interpret,
     /// The binary translator
     Translate,
+    /// The translator and the interpreter in lock step, to find wrong translations: slow, one vCPU
+    Verify,
 }
 
 /// Where the console goes.

@@ -89,6 +89,7 @@ pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, 
         Engine::Auto => EngineKind::Auto,
         Engine::Interpret => EngineKind::Interpret,
         Engine::Translate => EngineKind::Translate,
+        Engine::Verify => EngineKind::Verify,
     };
     let technique = match plan.technique {
         Technique::Full => ambos_machine::Technique::Full,
@@ -120,6 +121,7 @@ pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, 
             Ok(ambos_machine::Outcome::Crashed(why)) => Outcome::Crashed(why),
             // The system takes the low byte of an exit status.
             Ok(ambos_machine::Outcome::DebugExit(status)) => Outcome::DebugExit(status as u8),
+            Ok(ambos_machine::Outcome::Failed(reason)) => Outcome::Failed(Failure::Report(reason)),
             Ok(ambos_machine::Outcome::Stopped) => Outcome::Stopped,
             Err(error) => Outcome::Failed(failure(error)),
         };

@@ -86,7 +86,7 @@ impl Plan {
             engine: arguments.engine,
             boot: arguments.boot,
             memory: arguments.memory,
-            cpus: arguments.cpus,
+            cpus: cpus(arguments)?,
             debug_exit: arguments.debug_exit,
             measure: arguments.stats.is_some(),
             kernel,
@@ -103,6 +103,14 @@ impl Plan {
     pub(super) fn linux_command_line(&self) -> String {
         format!("{} {}", self.defaults, self.append).trim_end().to_owned()
     }
+}
+
+/// The number of vCPUs.
+fn cpus(arguments: &Arguments) -> Result<u8, Failure> {
+    if arguments.engine == Engine::Verify && arguments.cpus > 1 {
+        return Err(Failure::usage("--engine verify works with one vCPU; leave --cpus out"));
+    }
+    Ok(arguments.cpus)
 }
 
 /// The kernel, the initrd, and whether the latter is ours.

@@ -1,0 +1,141 @@
+//! Running one translated block alone, so that someone can look at what it did.
+
+use crate::dispatch::Translator;
+use crate::liveness;
+use ambos_hostcode::signals;
+use ambos_interpret::Cpu;
+use ambos_interpret::cpu::RIP;
+use ambos_vcpu::{Platform, Stop};
+use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+
+/// Instructions looked at for the life of flags: as many as blocks look at.
+const PEEK: usize = 6;
+
+/// Whether an instruction gives another result each time.
+pub(crate) fn is_unsteady(mnemonic: Mnemonic) -> bool {
+    matches!(mnemonic, Mnemonic::Rdtsc | Mnemonic::Rdtscp | Mnemonic::Rdrand | Mnemonic::Rdseed)
+}
+
+/// The state after an instruction that the interpreter ran in a block.
+#[derive(Debug, Clone, Copy)]
+pub struct Interpreted {
+    /// Its linear address.
+    pub rip: u64,
+    /// General-purpose registers after it.
+    pub gpr: [u64; 16],
+    /// Flags after it.
+    pub rflags: u64,
+}
+
+/// Notes of the run of one block.
+#[derive(Debug, Default)]
+pub(crate) struct Run {
+    /// Linear address of the last instruction that was begun.
+    pub(crate) last: Option<u64>,
+    interpreted: Vec<Interpreted>,
+}
+
+/// What the run of one block did.
+#[derive(Debug)]
+pub struct Apart {
+    /// Number of the block, for [`Translator::explain`].
+    pub block: u32,
+    /// Linear address of the last instruction that was begun; `None` if there was none.
+    pub last: Option<u64>,
+    /// How many instructions that is from the block's start.
+    pub instructions: usize,
+    /// What the interpreter ran in the block.
+    pub interpreted: Vec<Interpreted>,
+    /// Why the vCPU stops, if it does.
+    pub stop: Option<Stop>,
+}
+
+impl Translator {
+    /// The vCPU that the translator works for.
+    pub fn cpu(&mut self) -> &mut Cpu {
+        &mut self.head.cpu
+    }
+
+    /// The bytes of 64-bit code at `rip`, to the end of its page or for one instruction on the border,
+    /// as far as pages that code was fetched from lately have them.
+    pub fn code_bytes(&self, rip: u64) -> Vec<u8> {
+        self.head.cpu.code_bytes(rip)
+    }
+
+    /// Prepares for the next step of a run whose blocks run apart: the block to give to
+    /// [`Translator::run_apart`], or an error when something else was done instead, with why the vCPU
+    /// stops if it does.
+    pub fn next_apart(&mut self, platform: &mut dyn Platform) -> Result<u32, Option<Stop>> {
+        if signals::prepare_thread().is_err() {
+            return Err(self.head.cpu.run_block(platform, usize::MAX));
+        }
+        if !self.undisturbed() {
+            if let Some(stop) = self.head.cpu.look_up(platform) {
+                return Err(Some(stop));
+            }
+            if self.head.cpu.slow {
+                return Err(self.head.cpu.step_slowly(platform));
+            }
+        }
+        self.keep_current();
+        match self.find(platform) {
+            Some(block) => Ok(block),
+            None => Err(self.head.cpu.run_block(platform, usize::MAX)),
+        }
+    }
+
+    /// Notes that the interpreter ran the instruction at `rip`, unless it faulted or has more to do;
+    /// `events` are those counted before it.
+    pub(crate) fn note_interpreted(&mut self, rip: u64, events: u64) {
+        if self.options.apart && self.head.cpu.events == events {
+            let mut gpr = [0; 16];
+            gpr.copy_from_slice(&self.head.cpu.native.gpr[..16]);
+            let rflags = self.head.cpu.native.rflags;
+            self.run.interpreted.push(Interpreted { rip, gpr, rflags });
+        }
+    }
+
+    /// Runs the block `block`, which [`Translator::next_apart`] named, to its end or to where the
+    /// dispatcher is needed. The translator was made with [`crate::Options::apart`].
+    pub fn run_apart(&mut self, platform: &mut dyn Platform, block: u32) -> Apart {
+        self.run = Run::default();
+        let start = self.head.cpu.native.gpr[RIP];
+        let offsets: Vec<u16> = self.cache.blocks[block as usize].guest_offsets().collect();
+        let stop = self.run_translated(platform, block);
+        let Run { last, interpreted } = std::mem::take(&mut self.run);
+        let index = last.and_then(|last| {
+            offsets.iter().position(|&offset| start & !0xfff | u64::from(offset) == last)
+        });
+        Apart { block, last, instructions: index.map_or(0, |index| index + 1), interpreted, stop }
+    }
+
+    /// The guest's code (offsets in its page) and the host's code (address and bytes) of a block.
+    pub fn explain(&self, block: u32) -> Option<(Vec<u16>, u64, Vec<u8>)> {
+        let block = self.cache.blocks.get(block as usize)?;
+        let bytes = self.arena.bytes(block.start as usize, (block.end - block.start) as usize)?;
+        Some((block.guest_offsets().collect(), block.start, bytes))
+    }
+
+    /// The arithmetic flags that blocks which end at the code `bytes` keep.
+    pub fn needed_flags(bytes: &[u8]) -> u64 {
+        let instructions = Decoder::new(64, bytes, DecoderOptions::NONE).into_iter().take(PEEK);
+        let steady: Vec<_> = instructions.take_while(|next| !next.is_invalid()).collect();
+        let needed = liveness::at_start(steady.iter());
+        Self::flags(needed)
+    }
+
+    /// The bits of RFLAGS that a set of [`iced_x86::RflagsBits`] names, as far as they are arithmetic.
+    pub fn flags(bits: u32) -> u64 {
+        use iced_x86::RflagsBits as Bit;
+        let table = [
+            (Bit::CF, 1),
+            (Bit::PF, 4),
+            (Bit::AF, 0x10),
+            (Bit::ZF, 0x40),
+            (Bit::SF, 0x80),
+            (Bit::OF, 0x800),
+        ];
+        let named = table.iter().filter(|(bit, _)| bits & bit != 0);
+        named.fold(0, |flags, (_, flag)| flags | flag)
+    }
+}
