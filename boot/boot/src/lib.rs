@@ -19,4 +19,6 @@ pub mod protocol;
 mod testing;
 
 pub use image::{ImageError, KernelImage};
-pub use protocol::{BootConfig, BootError, Module, Protocol, Reserved, load};
+pub use protocol::{
+    BootConfig, BootError, Module, Protocol, Reserved, XenPvGuest, load, load_xen_pv,
+};

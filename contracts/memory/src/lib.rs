@@ -8,6 +8,7 @@
 mod dma;
 mod page_flags;
 mod ram;
+mod words;
 
 pub use dma::{DmaRange, NotRam};
 pub use page_flags::PageFlags;

@@ -24,6 +24,8 @@ bitflags! {
         const STOP = 1 << 4;
         /// Another vCPU changed code or translations: drop what is cached of them.
         const FLUSH = 1 << 5;
+        /// Page tables changed: drop all translations.
+        const FLUSH_ALL = 1 << 6;
     }
 }
 

@@ -31,6 +31,13 @@ pub enum Crash {
         /// The exceptions in order, by vector.
         vectors: Vec<u8>,
     },
+    /// The supervisor of a deprivileged guest cannot go on with it.
+    Supervisor {
+        /// Guest RIP.
+        rip: u64,
+        /// Why.
+        reason: String,
+    },
 }
 
 impl fmt::Display for Crash {
@@ -39,6 +46,7 @@ impl fmt::Display for Crash {
             Self::TripleFault { rip, vectors } => {
                 write!(f, "triple fault at rip {rip:#x} (exceptions {vectors:?})")
             }
+            Self::Supervisor { rip, reason } => write!(f, "{reason} at rip {rip:#x}"),
         }
     }
 }
@@ -50,6 +58,9 @@ pub trait Engine {
 
     /// Replaces the architectural state; whatever was cached of the old one is dropped.
     fn set_state(&mut self, state: &CpuState);
+
+    /// From now on the guest is deprivileged: see [`crate::Supervisor`].
+    fn deprivilege(&mut self);
 
     /// Runs until something stops the vCPU, at most about `budget` guest instructions (`None`: no
     /// limit).

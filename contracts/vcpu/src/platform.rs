@@ -1,5 +1,6 @@
 //! What a running vCPU asks of the machine around it.
 
+use crate::Supervisor;
 use ambos_intercept::{Ledger, UnservedLog};
 
 /// Width of a port access.
@@ -86,6 +87,11 @@ pub trait Platform {
         supervisor: bool,
     ) -> Option<u64> {
         let _ = (number, arguments, long, supervisor);
+        None
+    }
+
+    /// What a deprivileged guest traps to; `None` for a guest that has the processor to itself.
+    fn supervisor(&mut self) -> Option<&mut dyn Supervisor> {
         None
     }
 

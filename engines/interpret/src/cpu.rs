@@ -4,6 +4,7 @@
 use crate::blocks::BlockCache;
 use crate::exec::native::ThunkCache;
 use crate::mmu::Tlb;
+use crate::supervised::Supervised;
 use ambos_hostcode::{ArenaError, ThunkFrame};
 use ambos_memory::GuestRam;
 use ambos_vcpu::{
@@ -92,6 +93,8 @@ pub struct Cpu {
     pub mmu_index: usize,
     /// Something must be looked at before the next block: see [`crate::run`].
     pub slow: bool,
+    /// Whether the guest is deprivileged.
+    pub supervised: Supervised,
     /// The rest of the current block must not run: its code was written to.
     pub leave_block: bool,
 
@@ -172,6 +175,7 @@ impl Cpu {
             linear_base: [0; 7],
             mmu_index: 0,
             slow: false,
+            supervised: Supervised::default(),
             leave_block: false,
             segments: [Segment::default(); 6],
             ldtr: Segment::default(),
@@ -277,7 +281,13 @@ impl Cpu {
     pub fn update_mode(&mut self) {
         let cs = &self.segments[seg::CS];
         let ss = &self.segments[seg::SS];
-        let cpl = if self.real_mode() { 0 } else { (ss.attributes >> attr::DPL_SHIFT & 3) as u8 };
+        let cpl = if self.supervised.on {
+            3
+        } else if self.real_mode() {
+            0
+        } else {
+            (ss.attributes >> attr::DPL_SHIFT & 3) as u8
+        };
         let db = |segment: &Segment| if segment.attributes & attr::DB != 0 { 32 } else { 16 };
         let long = self.long_mode() && cs.attributes & attr::L != 0;
         self.mode = Mode {

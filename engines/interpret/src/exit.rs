@@ -54,6 +54,8 @@ pub enum Exit {
     Next,
     /// The instruction is a string instruction with iterations left: run it again.
     Again,
+    /// The instruction is complete and has set the instruction pointer, and the vCPU stops.
+    JumpStop(Box<Stop>),
     /// The instruction faulted and changed nothing.
     Fault(Fault),
     /// The instruction is complete and the vCPU stops.

@@ -9,6 +9,7 @@
 //! - [`fetch`], [`decode`], [`blocks`]: from the instruction pointer to decoded, cached code.
 //! - [`exec`]: what ordinary programs use, a file for each class of instructions.
 //! - [`system`]: privileged and sensitive instructions, exceptions and interrupts.
+//! - [`supervised`]: guests that run deprivileged, under a supervisor.
 //! - [`mmu`]: address translation, loads and stores.
 //!
 //! The translator builds on this crate: it shares the state, the software MMU and every rare path.
@@ -22,6 +23,7 @@ pub mod fetch;
 pub mod mmu;
 pub mod op;
 pub mod run;
+pub mod supervised;
 pub mod system;
 pub mod unserved;
 

@@ -4,7 +4,7 @@ use crate::blocks::Block;
 use crate::cpu::{Cpu, RIP};
 use crate::exit::{Exit, Fault};
 use crate::op::Op;
-use ambos_vcpu::{CpuState, Engine, Platform, Request, Stop};
+use ambos_vcpu::{CpuState, Engine, Platform, Request, Stop, Trap};
 use ambos_x86::{RFlags, Vector};
 
 impl Engine for Cpu {
@@ -18,6 +18,10 @@ impl Engine for Cpu {
 
     fn flush_translations(&mut self) {
         self.tlb.flush_all();
+    }
+
+    fn deprivilege(&mut self) {
+        self.begin_supervised();
     }
 
     fn run(&mut self, platform: &mut dyn Platform, budget: Option<u64>) -> Stop {
@@ -55,7 +59,7 @@ impl Engine for Cpu {
     }
 
     fn interrupts_enabled(&self) -> bool {
-        self.rflags().contains(RFlags::IF)
+        self.supervised.on || self.rflags().contains(RFlags::IF)
     }
 
     fn instructions(&self) -> u64 {
@@ -78,6 +82,15 @@ impl Cpu {
         if self.interrupt_shadow {
             return None;
         }
+        if self.supervised.on {
+            if !self.attention.take(Request::NMI).is_empty() {
+                return self.trap(platform, Trap::Nmi);
+            }
+            if pending.contains(Request::INTERRUPT) {
+                return self.trap(platform, Trap::Event);
+            }
+            return None;
+        }
         if pending.contains(Request::NMI) && !self.nmi_blocked {
             self.attention.take(Request::NMI);
             self.nmi_blocked = true;
@@ -92,8 +105,12 @@ impl Cpu {
         None
     }
 
-    /// Drops write translations if another vCPU asked for it.
+    /// Drops translations if another vCPU asked for it.
     pub fn serve_flush(&mut self) {
+        if self.attention.pending().contains(Request::FLUSH_ALL) {
+            self.attention.take(Request::FLUSH_ALL);
+            self.tlb.flush_all();
+        }
         if self.attention.pending().contains(Request::FLUSH) {
             self.attention.take(Request::FLUSH);
             self.tlb.protect_all();
@@ -213,6 +230,10 @@ impl Cpu {
             Exit::Stop(stop) => {
                 self.instructions += 1;
                 self.advance(end);
+                Some(*stop)
+            }
+            Exit::JumpStop(stop) => {
+                self.instructions += 1;
                 Some(*stop)
             }
             Exit::Fault(fault) => {

@@ -19,7 +19,7 @@ use ambos_interpret::exit::Exit;
 use ambos_interpret::mmu::{Access, BANKS, Bank, HostRange, SETS, Tlb, is_canonical};
 use ambos_memory::{GuestRam, PageFlags};
 use ambos_vcpu::{Attention, CpuState, Engine, Platform, Request, Stop};
-use ambos_x86::{Cr4, RFlags, Vector, gpr, xstate};
+use ambos_x86::{Cr4, Vector, gpr, xstate};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -612,6 +612,10 @@ impl Engine for Translator {
         self.head.cpu.flush_translations();
     }
 
+    fn deprivilege(&mut self) {
+        self.head.cpu.begin_supervised();
+    }
+
     fn run(&mut self, platform: &mut dyn Platform, budget: Option<u64>) -> Stop {
         if budget.is_some() || signals::prepare_thread().is_err() {
             return self.head.cpu.run(platform, budget);
@@ -643,7 +647,7 @@ impl Engine for Translator {
     }
 
     fn interrupts_enabled(&self) -> bool {
-        self.head.cpu.rflags().contains(RFlags::IF)
+        self.head.cpu.interrupts_enabled()
     }
 
     fn instructions(&self) -> u64 {

@@ -34,7 +34,11 @@ struct Kinds<'a> {
 impl<'a> Kinds<'a> {
     /// There is no paravirtual CD-ROM drive: those are generic devices under every technique.
     fn of(disks: &'a [Disk], technique: Technique) -> Self {
-        let generic = |disk: &&Disk| technique == Technique::Full || disk.cdrom;
+        let generic = |disk: &&Disk| match technique {
+            Technique::Full => true,
+            Technique::Hybrid => disk.cdrom,
+            Technique::Para => false,
+        };
         let (ide, virtio) = disks.iter().partition(generic);
         Self { ide, virtio }
     }

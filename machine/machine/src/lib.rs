@@ -15,6 +15,7 @@ mod kvm;
 mod machine;
 mod msrs;
 mod observer;
+mod para;
 mod platform;
 mod shootdown;
 mod statistics;

@@ -7,14 +7,15 @@ use crate::engine::{EngineError, EngineKind};
 use crate::kvm::KvmInterface;
 use crate::msrs::PlatformMsrs;
 use crate::observer::Observer;
-use crate::platform::VcpuPlatform;
+use crate::para;
+use crate::platform::PcPlatform;
 use crate::shootdown::Member;
 use crate::statistics::Statistics;
 use crate::technique::Technique;
 use crate::tsc::{self, GuestTsc};
-use crate::vcpu::Vcpu;
+use crate::vcpu::{StartUp, Vcpu};
 use crate::virtio;
-use ambos_boot::{BootConfig, BootError};
+use ambos_boot::{BootConfig, BootError, Protocol, XenPvGuest};
 use ambos_clock::VmClock;
 use ambos_intercept::{Device, Ledger, UnservedLog};
 use ambos_kvm_pv::Origin;
@@ -23,6 +24,8 @@ use ambos_pc::apic::{ApicVcpu, TimeStampCounter};
 use ambos_pc::chipset::{ChipsetError, PcChipset, PcConfig};
 use ambos_vcpu::{Attention, CpuState};
 use ambos_virtio::EntropySource;
+use ambos_xen::Layout;
+use ambos_xen_backends::ControlError;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::Write;
@@ -80,6 +83,15 @@ pub enum MachineError {
     /// There are more disks than places for them.
     #[error("there are {0} disks, and places for {1}")]
     Disks(usize, usize),
+    /// There are more vCPUs than the interface has room for.
+    #[error("a PV guest can have {1} vCPUs, not {0}")]
+    Vcpus(u32, u32),
+    /// There are no event channels.
+    #[error("there are no event channels for the guest's console and store")]
+    Ports,
+    /// There is no control domain.
+    #[error(transparent)]
+    ControlDomain(#[from] ControlError),
     /// There is no engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -99,7 +111,33 @@ pub struct Handle {
 #[derive(Default)]
 struct Input {
     waiting: std::collections::VecDeque<u8>,
-    chipset: Option<Arc<PcChipset>>,
+    console: Option<Arc<dyn ConsoleInput>>,
+}
+
+/// Where typing goes.
+pub(crate) trait ConsoleInput: Send + Sync {
+    /// Types; returns how many bytes were taken.
+    fn type_in(&self, bytes: &[u8]) -> usize;
+}
+
+impl ConsoleInput for PcChipset {
+    fn type_in(&self, bytes: &[u8]) -> usize {
+        self.console_input(bytes)
+    }
+}
+
+/// What one run of a machine consists of.
+pub(crate) struct Assembly {
+    pub(crate) vcpus: Vec<Vcpu>,
+    pub(crate) console: Arc<dyn ConsoleInput>,
+    /// Names of devices, by their rows in ledgers.
+    pub(crate) labels: Vec<String>,
+}
+
+/// How a guest that is in memory starts.
+enum Entry {
+    Pc(Box<CpuState>),
+    Xen(Box<XenPvGuest>),
 }
 
 /// Most console input that is kept for a guest that does not read it.
@@ -107,9 +145,9 @@ const INPUT_LIMIT: usize = 1 << 20;
 
 impl Input {
     fn drain(&mut self) {
-        let Some(chipset) = &self.chipset else { return };
+        let Some(console) = &self.console else { return };
         while !self.waiting.is_empty() {
-            let taken = chipset.console_input(self.waiting.make_contiguous());
+            let taken = console.type_in(self.waiting.make_contiguous());
             if taken == 0 {
                 break;
             }
@@ -159,6 +197,8 @@ pub struct Machine {
     // Dependencies.
     console: SharedConsole,
     ram: Arc<GuestRam>,
+    /// Who has which part of it, in a PV guest's machine.
+    layout: Option<Layout>,
     disks: Vec<Disk>,
 
     // Book-keeping.
@@ -170,7 +210,7 @@ pub struct Machine {
     instructions: u64,
     counters: BTreeMap<&'static str, u64>,
     resets: u64,
-    entry: CpuState,
+    entry: Entry,
 }
 
 impl Machine {
@@ -185,12 +225,16 @@ impl Machine {
             config;
         disks::check(&disks, technique)?;
         let transfers = disks::count_transfers(&mut disks);
-        let ram = Arc::new(GuestRam::new(memory)?);
         let cpus = cpus.max(1);
-        let entry = load(&ram, &mut boot, cpus)?;
         let ledgers: Vec<Arc<Ledger>> = (0..cpus).map(|_| Arc::default()).collect();
         let observer =
             Observer { ledgers: ledgers.clone(), labels: Arc::default(), transfers, made };
+        let layout = (technique == Technique::Para).then(|| Layout::new(memory));
+        let ram = Arc::new(GuestRam::new(layout.map_or(memory, |layout| layout.ram_size()))?);
+        if layout.is_some() && cpus > ambos_xen::MAX_VCPUS {
+            return Err(MachineError::Vcpus(cpus, ambos_xen::MAX_VCPUS));
+        }
+        let entry = load(&ram, layout.as_ref(), &mut boot, cpus)?;
         Ok(Self {
             model: Arc::new(CpuModel::host(cpus)),
             boot,
@@ -199,6 +243,7 @@ impl Machine {
             technique,
             console: SharedConsole(Arc::new(Mutex::new(console))),
             ram,
+            layout,
             disks,
             control: Arc::default(),
             input: Arc::default(),
@@ -235,20 +280,21 @@ impl Machine {
             }
             self.resets += 1;
             let cpus = self.ledgers.len() as u32;
-            self.entry = load(&self.ram, &mut self.boot, cpus)?;
+            self.entry = load(&self.ram, self.layout.as_ref(), &mut self.boot, cpus)?;
         }
     }
 
     fn run_once(&mut self) -> Result<Outcome, MachineError> {
         let clock = VmClock::monotonic();
-        let (chipset, mut vcpus) = self.assemble(&clock)?;
-        {
-            let mut labels = self.observer.labels.lock().unwrap_or_else(PoisonError::into_inner);
-            *labels = chipset.devices().labels().to_vec();
-        }
+        let Assembly { mut vcpus, console, labels } = match (&self.entry, self.layout) {
+            (Entry::Xen(guest), Some(layout)) => self.assemble_para(&clock, guest, layout)?,
+            (Entry::Pc(entry), _) => self.assemble(&clock, entry)?,
+            (Entry::Xen(_), None) => return Err(MachineError::Ports),
+        };
+        *self.observer.labels.lock().unwrap_or_else(PoisonError::into_inner) = labels;
         {
             let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
-            input.chipset = Some(Arc::clone(&chipset));
+            input.console = Some(console);
             input.drain();
         }
         let attentions = vcpus.iter().map(|vcpu| Arc::clone(&vcpu.attention)).collect();
@@ -287,7 +333,7 @@ impl Machine {
             }
             Ok(all)
         });
-        self.input.lock().unwrap_or_else(PoisonError::into_inner).chipset = None;
+        self.input.lock().unwrap_or_else(PoisonError::into_inner).console = None;
         for work in result? {
             self.instructions += work.instructions;
             for (label, count) in work.counters {
@@ -297,7 +343,29 @@ impl Machine {
         Ok(self.control.take_outcome())
     }
 
-    fn assemble(&self, clock: &Arc<VmClock>) -> Result<(Arc<PcChipset>, Vec<Vcpu>), MachineError> {
+    fn assemble_para(
+        &self,
+        clock: &Arc<VmClock>,
+        guest: &XenPvGuest,
+        layout: Layout,
+    ) -> Result<Assembly, MachineError> {
+        let parts = para::Parts {
+            ram: &self.ram,
+            layout,
+            guest,
+            clock,
+            control: &self.control,
+            model: &self.model,
+            engine: self.engine,
+            disks: &self.disks,
+            ledgers: &self.ledgers,
+            unserved: &self.unserved,
+        };
+        let console = || Box::new(self.console.clone());
+        para::assemble(&parts, console(), console())
+    }
+
+    fn assemble(&self, clock: &Arc<VmClock>, entry: &CpuState) -> Result<Assembly, MachineError> {
         let cpus = self.ledgers.len();
         let attentions: Vec<Arc<Attention>> = (0..cpus).map(|_| Arc::default()).collect();
         let base = tsc::host_tsc();
@@ -333,7 +401,7 @@ impl Machine {
         let mut vcpus = Vec::new();
         for (index, attention) in attentions.iter().enumerate() {
             let initial = (index == 0).then(|| {
-                let mut state = self.entry.clone();
+                let mut state = entry.clone();
                 state.msrs.tsc_offset = counters[0].offset();
                 state
             });
@@ -346,7 +414,7 @@ impl Machine {
                 }
                 Ok(engine)
             };
-            let platform = VcpuPlatform {
+            let platform = PcPlatform {
                 ports: Arc::clone(chipset.ports()),
                 mmio: Arc::clone(chipset.mmio()),
                 apic: Arc::clone(&chipset.local_apics()[index]),
@@ -364,14 +432,18 @@ impl Machine {
             };
             vcpus.push(Vcpu {
                 make_engine: Box::new(make_engine),
-                platform,
+                platform: Box::new(platform),
+                members: Arc::clone(&members),
+                index,
+                ledger: Arc::clone(&self.ledgers[index]),
                 attention: Arc::clone(attention),
                 control: Arc::clone(&self.control),
                 clock: Arc::clone(clock),
-                application_processor: index > 0,
+                start_up: StartUp::RealMode(Arc::clone(&counters[index])),
             });
         }
-        Ok((chipset, vcpus))
+        let labels = chipset.devices().labels().to_vec();
+        Ok(Assembly { vcpus, console: chipset, labels })
     }
 
     /// What looks at the counts while the machine runs.
@@ -392,9 +464,20 @@ impl Machine {
 }
 
 /// Reads the guest's files and puts them into memory.
-fn load(ram: &GuestRam, boot: &mut Loader, cpus: u32) -> Result<CpuState, MachineError> {
+fn load(
+    ram: &GuestRam,
+    layout: Option<&Layout>,
+    boot: &mut Loader,
+    cpus: u32,
+) -> Result<Entry, MachineError> {
     let config = BootConfig { cpus, ..boot().map_err(MachineError::Files)? };
-    Ok(ambos_boot::load(ram, &config)?)
+    Ok(match layout {
+        Some(layout) => {
+            let config = BootConfig { protocol: Protocol::XenPv, ..config };
+            Entry::Xen(Box::new(ambos_boot::load_xen_pv(ram, layout, &config)?))
+        }
+        None => Entry::Pc(Box::new(ambos_boot::load(ram, &config)?)),
+    })
 }
 
 /// Ends the run if a vCPU's thread unwinds.

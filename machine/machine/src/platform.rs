@@ -5,6 +5,7 @@ use crate::kvm::KvmInterface;
 use crate::msrs::PlatformMsrs;
 use crate::shootdown::{self, Member};
 use crate::tsc::GuestTsc;
+use crate::vcpu::VcpuPlatform;
 use ambos_device::{Access, MmioBus, Outcome, PortBus};
 use ambos_intercept::{Device, Intercept, Ledger, UnservedLog};
 use ambos_kvm_pv::KvmVcpu;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 const APIC_ENABLED: u64 = 1 << 11;
 
 /// What one vCPU reaches of its machine.
-pub(crate) struct VcpuPlatform {
+pub(crate) struct PcPlatform {
     pub(crate) ports: Arc<PortBus>,
     pub(crate) mmio: Arc<MmioBus>,
     pub(crate) apic: Arc<LocalApic>,
@@ -35,7 +36,7 @@ pub(crate) struct VcpuPlatform {
     pub(crate) in_vain: Option<String>,
 }
 
-impl VcpuPlatform {
+impl PcPlatform {
     fn note_port(&mut self, access: Access, port: u16, action: &str) {
         if access.outcome == Outcome::Unclaimed {
             self.in_vain = Some(format!("port {port:#x} {action}"));
@@ -54,7 +55,19 @@ impl VcpuPlatform {
     }
 }
 
-impl Platform for VcpuPlatform {
+impl VcpuPlatform for PcPlatform {
+    fn sleeps(&self) {
+        if let Some(kvm) = &self.kvm {
+            kvm.sleeps();
+        }
+    }
+
+    fn wakes(&self) -> bool {
+        self.kvm.as_ref().is_some_and(KvmInterface::wakes)
+    }
+}
+
+impl Platform for PcPlatform {
     fn port_read(&mut self, port: u16, width: PortWidth) -> u32 {
         let mut bytes = [0; 4];
         let ticket = self.ledger.start(Intercept::PortIo(Device::NONE));

@@ -33,17 +33,27 @@ pub(crate) fn flush_others(members: &[Member], own: usize) {
     if members.len() < 2 {
         return;
     }
+    members[own].set_running(false);
+    ask_others(members, own, Request::FLUSH, &mut || {});
+    members[own].set_running(true);
+}
+
+/// Raises `request` on all members but `own` and waits until each has served it or does not run. Meanwhile `own`
+/// must serve its own requests, or count as not running.
+pub(crate) fn ask_others(
+    members: &[Member],
+    own: usize,
+    request: Request,
+    meanwhile: &mut dyn FnMut(),
+) {
     let others = || members.iter().enumerate().filter(|(index, _)| *index != own);
     for (_, other) in others() {
-        other.attention.raise(Request::FLUSH);
+        other.attention.raise(request);
     }
-    members[own].set_running(false);
     for (_, other) in others() {
-        while other.running.load(Ordering::SeqCst)
-            && other.attention.pending().contains(Request::FLUSH)
-        {
+        while other.running.load(Ordering::SeqCst) && other.attention.pending().contains(request) {
+            meanwhile();
             std::thread::yield_now();
         }
     }
-    members[own].set_running(true);
 }

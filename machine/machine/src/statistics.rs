@@ -181,7 +181,7 @@ pub(crate) fn describe(intercept: Intercept, devices: &[String]) -> (&'static st
         }
         Intercept::PortIo(row) => ("port", device(row.row())),
         Intercept::Mmio(row) => ("mmio", device(row.row())),
-        Intercept::Hypercall(number) => ("hypercall", format!("hypercall {number}")),
+        Intercept::Hypercall(number) => ("hypercall", hypercall(number)),
         Intercept::Exception(vector) => ("exception", exception(vector)),
         Intercept::Interrupt => ("interrupt", "interrupt delivered".to_owned()),
         Intercept::TlbFill => ("engine", "TLB fill".to_owned()),
@@ -190,6 +190,11 @@ pub(crate) fn describe(intercept: Intercept, devices: &[String]) -> (&'static st
         Intercept::Shootdown => ("engine", "write translations shot down".to_owned()),
         Intercept::Idle => ("idle", "idle".to_owned()),
     }
+}
+
+fn hypercall(number: u8) -> String {
+    ambos_xen_abi::Hypercall::from_number(number.into())
+        .map_or_else(|| format!("hypercall {number}"), |call| call.name().to_owned())
 }
 
 fn exception(vector: u8) -> String {

@@ -8,4 +8,6 @@ pub enum Technique {
     Full,
     /// The same PC, with devices made for virtual machines where there are any.
     Hybrid,
+    /// A hypervisor in place of the PC: the guest's kernel is one that was ported to Xen.
+    Para,
 }

@@ -2,11 +2,11 @@
 
 use crate::control::{Control, Outcome};
 use crate::engine::EngineError;
-use crate::kvm::KvmInterface;
-use crate::platform::VcpuPlatform;
+use crate::shootdown::Member;
+use crate::tsc::GuestTsc;
 use ambos_clock::VmClock;
-use ambos_intercept::Intercept;
-use ambos_vcpu::{Attention, CpuState, Engine, Request, Segment, Stop};
+use ambos_intercept::{Intercept, Ledger};
+use ambos_vcpu::{Attention, CpuState, Engine, Platform, Request, Segment, Stop};
 use std::sync::Arc;
 
 /// What an engine did in one run of a machine.
@@ -20,12 +20,33 @@ pub(crate) struct Work {
 pub(crate) struct Vcpu {
     /// Makes the engine, on the vCPU's own thread: engines stay on the thread that made them.
     pub(crate) make_engine: Box<dyn Fn() -> Result<Box<dyn Engine>, EngineError> + Send>,
-    pub(crate) platform: VcpuPlatform,
+    pub(crate) platform: Box<dyn VcpuPlatform>,
+    pub(crate) members: Arc<[Member]>,
+    pub(crate) index: usize,
+    pub(crate) ledger: Arc<Ledger>,
     pub(crate) attention: Arc<Attention>,
     pub(crate) control: Arc<Control>,
     pub(crate) clock: Arc<VmClock>,
-    /// It waits for a start-up message before it runs anything.
-    pub(crate) application_processor: bool,
+    pub(crate) start_up: StartUp,
+}
+
+/// What a vCPU reaches of its machine, and what of it must know when it sleeps.
+pub(crate) trait VcpuPlatform: Platform + Send {
+    /// The vCPU goes to sleep.
+    fn sleeps(&self) {}
+
+    /// It woke. Returns whether translations must be forgotten.
+    fn wakes(&self) -> bool {
+        false
+    }
+}
+
+/// What a start-up message makes of a vCPU. The first one runs without.
+pub(crate) enum StartUp {
+    /// It starts in real mode, at the page that the message names.
+    RealMode(Arc<GuestTsc>),
+    /// Its supervisor starts it with the first event.
+    ByEvent,
 }
 
 impl Vcpu {
@@ -42,12 +63,12 @@ impl Vcpu {
     }
 
     fn live(&mut self, engine: &mut dyn Engine) {
-        if self.application_processor && !self.wait_for_start_up(engine) {
+        if self.index > 0 && !self.wait_for_start_up(engine) {
             return;
         }
         while !self.control.is_ending() {
             self.member().set_running(true);
-            let stop = engine.run(&mut self.platform, None);
+            let stop = engine.run(self.platform.as_mut(), None);
             self.member().set_running(false);
             match stop {
                 Stop::Halted => self.halt(engine),
@@ -63,8 +84,8 @@ impl Vcpu {
         }
     }
 
-    fn member(&self) -> &crate::shootdown::Member {
-        &self.platform.members[self.platform.index]
+    fn member(&self) -> &Member {
+        &self.members[self.index]
     }
 
     /// Sleeps until there is a reason to leave HLT. The sleeper serves timers itself, so that the
@@ -77,16 +98,14 @@ impl Vcpu {
         if self.attention.pending().intersects(reasons) {
             return;
         }
-        if let Some(kvm) = &self.platform.kvm {
-            kvm.sleeps();
-        }
+        self.platform.sleeps();
         while !self.attention.pending().intersects(reasons) {
-            let ticket = self.platform.ledger.start(Intercept::Idle);
+            let ticket = self.ledger.start(Intercept::Idle);
             self.attention.wait(reasons, self.clock.time_to_next());
-            self.platform.ledger.finish(ticket);
+            self.ledger.finish(ticket);
             self.clock.fire_due();
         }
-        if self.platform.kvm.as_ref().is_some_and(KvmInterface::wakes) {
+        if self.platform.wakes() {
             engine.flush_translations();
         }
     }
@@ -101,11 +120,16 @@ impl Vcpu {
             }
             self.attention.take(Request::STOP | Request::INIT);
             let Some(vector) = self.attention.take_start_up() else { continue };
-            let mut state = CpuState::reset();
-            state.segments.cs = Segment::real_mode(u16::from(vector) << 8, true);
-            state.rip = 0;
-            state.msrs.tsc_offset = self.platform.tsc.offset();
-            engine.set_state(&state);
+            match &self.start_up {
+                StartUp::RealMode(tsc) => {
+                    let mut state = CpuState::reset();
+                    state.segments.cs = Segment::real_mode(u16::from(vector) << 8, true);
+                    state.rip = 0;
+                    state.msrs.tsc_offset = tsc.offset();
+                    engine.set_state(&state);
+                }
+                StartUp::ByEvent => self.attention.raise(Request::INTERRUPT),
+            }
             return true;
         }
     }

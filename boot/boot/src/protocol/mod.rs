@@ -6,7 +6,9 @@
 //! | PVH | vmlinux (also from a bzImage) or any ELF file with the note | protected mode, EBX = start info |
 //! | Multiboot v1 | ELF or flat file with the header | protected mode, EBX = information |
 //!
-//! All of them get the same PC: the memory map of [`MemoryMap`] and the tables of [`crate::acpi`].
+//! | Xen PV | vmlinux (also from a bzImage) with Xen's notes | 64-bit mode under a hypervisor, RSI = start info |
+//!
+//! All but the last get the same PC: the memory map of [`MemoryMap`] and the tables of [`crate::acpi`].
 //! What a protocol puts into memory is placed by [`Layout`] around the kernel's own segments.
 
 mod cpu;
@@ -16,9 +18,11 @@ mod memory_map;
 mod multiboot;
 mod pvh;
 mod segments;
+mod xen_pv;
 
 pub use layout::Layout;
 pub use memory_map::{MapEntry, MapKind, MemoryMap};
+pub use xen_pv::{XenPvGuest, load as load_xen_pv};
 
 use crate::acpi::{self, AcpiError};
 use crate::image::{ImageError, ImageKind, KernelImage};
@@ -40,6 +44,8 @@ pub enum Protocol {
     Pvh,
     /// Multiboot v1.
     Multiboot,
+    /// A paravirtualized kernel of Xen's, started by [`load_xen_pv`].
+    XenPv,
 }
 
 impl fmt::Display for Protocol {
@@ -49,6 +55,7 @@ impl fmt::Display for Protocol {
             Self::Linux64 => "linux64",
             Self::Pvh => "pvh",
             Self::Multiboot => "multiboot",
+            Self::XenPv => "Xen PV",
         })
     }
 }
@@ -217,6 +224,7 @@ pub fn load(ram: &GuestRam, config: &BootConfig) -> Result<CpuState, BootError> 
     match config.protocol {
         Protocol::Linux64 => linux64::load(&mut boot, None),
         Protocol::Multiboot => multiboot::load(&mut boot),
+        Protocol::XenPv => Err(xen_pv::OTHER_MACHINE),
         Protocol::Pvh => {
             let vmlinux = kernel.vmlinux()?.ok_or(pvh::NOT_ELF)?;
             pvh::load(&mut boot, &vmlinux)

@@ -7,7 +7,7 @@ use crate::op::Op;
 use crate::system::segments::Descriptor;
 use ambos_hostcode::mem::Cell;
 use ambos_intercept::{Intercept, Privileged};
-use ambos_vcpu::{Crash, Platform, Segment, Stop};
+use ambos_vcpu::{Crash, Exception, Platform, Segment, Stop, Trap};
 use ambos_x86::segment::{attr, system_type};
 use ambos_x86::{Efer, RFlags, Vector, gpr};
 
@@ -42,12 +42,18 @@ struct Gate {
 impl Cpu {
     /// Delivers a fault raised at the current instruction, and the faults of its delivery.
     pub fn deliver_fault(&mut self, platform: &mut dyn Platform, fault: Fault) -> Option<Stop> {
+        if self.supervised.on {
+            return self.trap_exception(platform, fault);
+        }
         let resume = true;
         self.deliver_all(platform, fault.vector as u8, fault, false, resume)
     }
 
     /// Delivers a trap: the instruction is complete.
     pub fn deliver_trap(&mut self, platform: &mut dyn Platform, vector: Vector) -> Option<Stop> {
+        if self.supervised.on {
+            return self.trap_exception(platform, Fault { vector, error: 0 });
+        }
         self.deliver_all(platform, vector as u8, Fault { vector, error: 0 }, false, false)
     }
 
@@ -385,6 +391,14 @@ pub fn software_interrupt(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -
     let vector = op.imm as u8;
     if vector == Vector::Overflow as u8 && op.rep == 1 && !cpu.rflags().contains(RFlags::OF) {
         return Ok(());
+    }
+    if cpu.supervised.on {
+        let trap = if vector == Vector::Debug as u8 && op.rep == 1 {
+            Trap::Exception(Exception { vector: Vector::Debug, error: 0, address: 0 })
+        } else {
+            Trap::SoftwareInterrupt { vector, length: (op.end - op.start) as u8 }
+        };
+        return cpu.trap_after(platform, op, trap);
     }
     let this = cpu.native.gpr[RIP];
     cpu.native.gpr[RIP] = op.next_rip(cpu);

@@ -5,7 +5,7 @@ use crate::exit::{Exit, Fault, Step};
 use crate::mmu::is_canonical;
 use crate::op::Op;
 use ambos_intercept::{Intercept, Privileged};
-use ambos_vcpu::{Platform, Segment};
+use ambos_vcpu::{Platform, Segment, Trap};
 use ambos_x86::gpr::{R11, RCX, RDX, RSP};
 use ambos_x86::segment::attr;
 use ambos_x86::{Efer, RFlags};
@@ -32,6 +32,9 @@ fn flat_stack(selector: u16, dpl: u32) -> Segment {
 pub fn syscall(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     if !cpu.efer().contains(Efer::SCE) || cpu.real_mode() {
         return Err(Fault::UD.into());
+    }
+    if cpu.supervised.on {
+        return cpu.trap_after(platform, op, Trap::SystemCall);
     }
     platform.ledger().count(Intercept::Privileged(Privileged::SystemCall));
     let next = op.next_rip(cpu);
@@ -86,7 +89,10 @@ pub fn sysret(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
 }
 
 /// SYSENTER.
-pub fn sysenter(cpu: &mut Cpu, platform: &mut dyn Platform, _: &Op) -> Step {
+pub fn sysenter(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
+    if cpu.supervised.on {
+        return cpu.trap_after(platform, op, Trap::SystemEnter);
+    }
     if cpu.real_mode() || cpu.msrs.sysenter_cs & 0xfffc == 0 {
         return Err(Fault::GP0.into());
     }

@@ -108,6 +108,8 @@ pub(crate) enum Technique {
     Full,
     /// It has drivers for virtual machines: the same PC with virtio devices
     Hybrid,
+    /// It is ported to a hypervisor: a Xen PV guest (paravirtualization)
+    Para,
 }
 
 /// How a kernel is entered.

@@ -94,6 +94,7 @@ pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, 
     let technique = match plan.technique {
         Technique::Full => ambos_machine::Technique::Full,
         Technique::Hybrid => ambos_machine::Technique::Hybrid,
+        Technique::Para => ambos_machine::Technique::Para,
     };
     let disks = plan.disks.iter().map(Disk::open).collect::<Result<_, _>>()?;
     let files = plan.clone();

@@ -145,6 +145,7 @@ fn readable(what: &str, path: &Path) -> Result<(), Failure> {
 fn console_parameter(technique: Technique) -> &'static str {
     match technique {
         Technique::Full | Technique::Hybrid => "console=ttyS0",
+        Technique::Para => "console=hvc0",
     }
 }
 

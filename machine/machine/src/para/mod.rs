@@ -1,0 +1,165 @@
+//! A machine for a Xen PV guest: no chips, but a hypervisor and a control domain.
+
+mod bridge;
+mod host;
+mod platform;
+
+use crate::disks::Disk;
+use crate::machine::{Assembly, ConsoleInput, MachineError};
+use crate::shootdown::Member;
+use crate::tsc::{self, GuestTsc};
+use crate::vcpu::{StartUp, Vcpu};
+use crate::{CpuModel, EngineKind};
+use ambos_boot::XenPvGuest;
+use ambos_clock::VmClock;
+use ambos_intercept::{Ledger, UnservedLog};
+use ambos_memory::GuestRam;
+use ambos_vcpu::{Attention, Request};
+use ambos_xen::{Domain, DomainConfig, Layout, Start, XenVcpu};
+use ambos_xen_backends::{ControlDomain, DomainInfo, GuestPort, SharedPage};
+use bridge::Bridge;
+use host::MachineHost;
+use platform::{ModelProcessor, ParaPlatform};
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What the machine gives to one run of a PV guest.
+pub(crate) struct Parts<'a> {
+    pub(crate) ram: &'a Arc<GuestRam>,
+    pub(crate) layout: Layout,
+    pub(crate) guest: &'a XenPvGuest,
+    pub(crate) clock: &'a Arc<VmClock>,
+    pub(crate) control: &'a Arc<crate::control::Control>,
+    pub(crate) model: &'a Arc<CpuModel>,
+    pub(crate) engine: EngineKind,
+    pub(crate) disks: &'a [Disk],
+    pub(crate) ledgers: &'a [Arc<Ledger>],
+    pub(crate) unserved: &'a Arc<UnservedLog>,
+}
+
+/// Typing goes into the console's ring; what has no room there waits in it.
+struct PvConsole(Arc<ControlDomain>);
+
+impl ConsoleInput for PvConsole {
+    fn type_in(&self, bytes: &[u8]) -> usize {
+        self.0.console_input(bytes);
+        bytes.len()
+    }
+}
+
+/// Puts hypervisor, control domain and vCPUs together. What the guest prints goes to `console`, or to
+/// `emergency` if it does so by a hypercall.
+pub(crate) fn assemble(
+    parts: &Parts<'_>,
+    console: Box<dyn Write + Send>,
+    emergency: Box<dyn Write + Send>,
+) -> Result<Assembly, MachineError> {
+    let cpus = parts.ledgers.len();
+    let attentions: Vec<Arc<Attention>> = (0..cpus).map(|_| Arc::default()).collect();
+    let members: Arc<[Member]> =
+        attentions.iter().map(|attention| Member::new(Arc::clone(attention))).collect();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let counter = GuestTsc::starting_at(tsc::host_tsc());
+    let guest = parts.guest;
+    let host =
+        Arc::new(MachineHost::new(Arc::clone(parts.control), Arc::clone(&members), emergency));
+    let domain = Domain::new(DomainConfig {
+        ram: Arc::clone(parts.ram),
+        layout: parts.layout,
+        host,
+        clock: Arc::clone(parts.clock),
+        unserved: Arc::clone(parts.unserved),
+        attentions: attentions.clone(),
+        tsc_hz: tsc::frequency(),
+        unix_time_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+        console_frame: guest.console_frame,
+        store_frame: guest.store_frame,
+    });
+    let outside = control_domain(parts, &domain, now.as_secs(), cpus as u32, console)?;
+    let tsc_khz = (tsc::frequency() / 1000).min(u32::MAX.into()) as u32;
+    let mut vcpus = Vec::new();
+    for (index, attention) in attentions.iter().enumerate() {
+        let mut state = guest.state.clone();
+        state.msrs.tsc_offset = counter.offset();
+        let (kind, ram) = (parts.engine, Arc::clone(parts.ram));
+        let vcpu_attention = Arc::clone(attention);
+        let make_engine = move || {
+            let mut engine = kind.make(&ram, &vcpu_attention)?;
+            engine.set_state(&state);
+            engine.deprivilege();
+            Ok(engine)
+        };
+        let id = index as u32;
+        let processor = ModelProcessor::new(Arc::clone(parts.model), id, tsc_khz);
+        let start = (index == 0).then_some(Start { root: guest.root, stack: guest.stack });
+        let ledger = Arc::clone(&parts.ledgers[index]);
+        let supervisor = XenVcpu::new(
+            Arc::clone(&domain),
+            id,
+            Arc::clone(&ledger),
+            Box::new(processor.clone()),
+            start,
+        );
+        if index == 0 {
+            // The vCPU begins with its first event.
+            attention.raise(Request::INTERRUPT);
+        }
+        vcpus.push(Vcpu {
+            make_engine: Box::new(make_engine),
+            platform: Box::new(ParaPlatform {
+                supervisor,
+                processor,
+                members: Arc::clone(&members),
+                index,
+                ledger: Arc::clone(&ledger),
+                unserved: Arc::clone(parts.unserved),
+            }),
+            members: Arc::clone(&members),
+            index,
+            ledger,
+            attention: Arc::clone(attention),
+            control: Arc::clone(parts.control),
+            clock: Arc::clone(parts.clock),
+            start_up: StartUp::ByEvent,
+        });
+    }
+    Ok(Assembly { vcpus, console: Arc::new(PvConsole(outside)), labels: Vec::new() })
+}
+
+fn control_domain(
+    parts: &Parts<'_>,
+    domain: &Arc<Domain>,
+    start_time: u64,
+    cpus: u32,
+    console: Box<dyn Write + Send>,
+) -> Result<Arc<ControlDomain>, MachineError> {
+    let bridge = Arc::new(Bridge::new(Arc::clone(domain), Arc::clone(parts.clock)));
+    let page = |frame: u64| -> Result<SharedPage, MachineError> {
+        let port = domain.new_port().map_err(|_| MachineError::Ports)?;
+        Ok(SharedPage { address: frame << 12, frame, port: GuestPort(port) })
+    };
+    let store = page(parts.guest.store_frame)?;
+    let terminal = page(parts.guest.console_frame)?;
+    let info = DomainInfo {
+        id: Domain::ID.0,
+        name: "ambos".to_owned(),
+        uuid: [0; 16],
+        cpus,
+        memory_kib: parts.layout.guest_frames * 4,
+        start_time,
+    };
+    let outside = ControlDomain::new(
+        info,
+        store,
+        terminal,
+        console,
+        Arc::clone(&bridge) as Arc<dyn ambos_xen_backends::Grants>,
+        bridge as Arc<dyn ambos_xen_backends::EventChannels>,
+    )?;
+    for Disk { content, cdrom } in parts.disks {
+        let content = Arc::clone(content);
+        outside.add_disk(ambos_xen_backends::Disk { content, cdrom: *cdrom });
+    }
+    Ok(outside)
+}
