@@ -1,7 +1,7 @@
 //! A platform that remembers its answers, and one that gives them again.
 
 use ambos_intercept::{Ledger, UnservedLog};
-use ambos_vcpu::{MsrFault, Platform, PortWidth};
+use ambos_vcpu::{MsrFault, Platform, PortWidth, Supervisor};
 use std::collections::VecDeque;
 
 /// What was asked of a platform, and its answer.
@@ -23,6 +23,8 @@ pub(crate) enum Event {
 pub(crate) struct Recorder<'a> {
     pub(crate) platform: &'a mut dyn Platform,
     pub(crate) events: VecDeque<Event>,
+    /// The guest came to its supervisor.
+    pub(crate) trapped: bool,
 }
 
 impl Platform for Recorder<'_> {
@@ -88,6 +90,11 @@ impl Platform for Recorder<'_> {
 
     fn flush_others(&mut self) {
         self.platform.flush_others();
+    }
+
+    fn supervisor(&mut self) -> Option<&mut dyn Supervisor> {
+        self.trapped = true;
+        self.platform.supervisor()
     }
 
     fn ledger(&self) -> &Ledger {

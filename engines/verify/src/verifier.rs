@@ -107,11 +107,12 @@ impl Verifier {
             cpu.begin_journal();
             (cpu.instructions, cpu.events)
         };
-        let mut recorder = Recorder { platform, events: VecDeque::new() };
+        let mut recorder = Recorder { platform, events: VecDeque::new(), trapped: false };
         let apart = self.translator.run_apart(&mut recorder, block);
-        let recorded = recorder.events;
+        let (recorded, trapped) = (recorder.events, recorder.trapped);
         let state = self.translator.cpu().save_state();
-        if apart.last.is_none() || !is_comparable(&before, &state) {
+        // What a supervisor did cannot be done twice.
+        if trapped || apart.last.is_none() || !is_comparable(&before, &state) {
             self.counts.passed_over += 1;
             return apart.stop;
         }
@@ -293,6 +294,14 @@ impl Engine for Verifier {
 
     fn set_state(&mut self, state: &CpuState) {
         self.translator.set_state(state);
+    }
+
+    fn flush_translations(&mut self) {
+        self.translator.flush_translations();
+    }
+
+    fn deprivilege(&mut self) {
+        self.translator.deprivilege();
     }
 
     fn run(&mut self, platform: &mut dyn Platform, budget: Option<u64>) -> Stop {
