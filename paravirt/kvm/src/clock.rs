@@ -83,7 +83,7 @@ mod tests {
 
     fn nanoseconds(scale: Scale, ticks: u64) -> u64 {
         let ticks = if scale.shift < 0 { ticks >> -scale.shift } else { ticks << scale.shift };
-        (u128::from(ticks) * u128::from(scale.factor) >> 32) as u64
+        ((u128::from(ticks) * u128::from(scale.factor)) >> 32) as u64
     }
 
     #[test]
