@@ -256,7 +256,10 @@ impl Cpu {
             self.debug.dr6 = self.debug.dr6 & !0xf | hit;
             return self.deliver_fault(platform, Fault { vector: Vector::Debug, error: 0 });
         }
-        self.breakpoint_hits = 0;
+        // Breakpoints hit by the load of SS before are due after this instruction.
+        if !self.interrupt_shadow {
+            self.breakpoint_hits = 0;
+        }
         // The instruction itself may begin a new shadow.
         self.interrupt_shadow = false;
         let before = self.instructions;
@@ -272,8 +275,9 @@ impl Cpu {
                 self.update_slow();
             }
             // A completed instruction traps if TF was set before it; loading SS defers the trap.
-            let hits = std::mem::take(&mut self.breakpoint_hits);
+            let hits = self.breakpoint_hits;
             if (trap || hits != 0) && !self.interrupt_shadow && stop.is_none() {
+                self.breakpoint_hits = 0;
                 self.debug.dr6 |= hits | if trap { 1 << 14 } else { 0 };
                 return self.deliver_trap(platform, Vector::Debug);
             }

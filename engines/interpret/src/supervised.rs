@@ -111,6 +111,8 @@ impl Cpu {
     /// Ends an instruction that traps with the instruction pointer after it.
     pub(crate) fn trap_after(&mut self, platform: &mut dyn Platform, op: &Op, trap: Trap) -> Step {
         self.native.gpr[RIP] = op.next_rip(self);
+        // A breakpoint that a load of SS had deferred to here hits in the hypervisor, which has none.
+        self.breakpoint_hits = 0;
         match self.trap(platform, trap) {
             None => Err(Exit::Jump),
             Some(stop) => Err(Exit::JumpStop(Box::new(stop))),

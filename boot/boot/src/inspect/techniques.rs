@@ -189,7 +189,9 @@ fn no_paravirtual_start(facts: &Facts<'_>) -> Option<&'static str> {
     if facts.notes.is_empty() {
         return Some("it has no Xen notes (XEN_PV is off)");
     }
-    if facts.notes.number(XenNote::Entry).is_none() {
+    // A kernel that names Xen's interface may be entered where its ELF header says.
+    let named = !facts.is_linux && facts.notes.text(XenNote::XenVersion).is_some();
+    if facts.notes.number(XenNote::Entry).is_none() && !named {
         return Some("it has no paravirtual entry point (note ENTRY)");
     }
     if !facts.elf64 {

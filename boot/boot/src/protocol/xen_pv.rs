@@ -90,7 +90,9 @@ fn obstacle(kernel: &Vmlinux<'_>, notes: &XenNotes) -> Option<&'static str> {
             "it has no Xen notes (its option XEN_PV is off); use -t full or -t hybrid, or another kernel",
         );
     }
-    if notes.number(XenNote::Entry).is_none() {
+    // A kernel that names Xen's interface but no entry is entered where the ELF header says.
+    let named = notes.text(XenNote::XenVersion).is_some_and(|version| version.starts_with("xen-3"));
+    if notes.number(XenNote::Entry).is_none() && !(named && enters_at_header(kernel, notes)) {
         return Some(
             "it has no note ENTRY (its option XEN_PV is off); use -t full or -t hybrid, or another kernel",
         );
@@ -104,6 +106,17 @@ fn obstacle(kernel: &Vmlinux<'_>, notes: &XenNotes) -> Option<&'static str> {
             Some("its note LOADER asks for another loader than `generic`; use another kernel")
         }
     }
+}
+
+/// Whether the ELF header's entry lies in the kernel's part of the address space.
+fn enters_at_header(kernel: &Vmlinux<'_>, notes: &XenNotes) -> bool {
+    let base = notes.number(XenNote::VirtBase).unwrap_or(0);
+    let offset = base.wrapping_sub(notes.number(XenNote::PaddrOffset).unwrap_or(0));
+    let inside = |start: u64, size: u64| kernel.elf.entry.wrapping_sub(start) < size;
+    kernel
+        .elf
+        .loads()
+        .any(|load| inside(load.physical_address.wrapping_add(offset), load.memory_size))
 }
 
 /// The guest's memory while it is being filled, by physical frame.

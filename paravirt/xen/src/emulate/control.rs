@@ -153,10 +153,11 @@ impl XenVcpu {
                 if value >> 32 != 0 {
                     return Err(Errno::EPERM);
                 }
-                // Breakpoints on ports need an extension; general detect would trap Xen itself.
-                let kinds = (0..4).map(|index| value >> (16 + index * 4) & 3);
-                let enabled = |index: u64| value >> (index * 2) & 3 != 0;
-                if (0..4).zip(kinds).any(|(index, kind)| enabled(index) && kind == 2) {
+                // Breakpoints on ports exist with an extension only; general detect would trap Xen itself.
+                let kinds = (0..4).map(|index| (value >> (16 + index * 4)) & 3);
+                let enabled = |index: u64| (value >> (index * 2)) & 3 != 0;
+                let extended = cpu.control().cr4 & Cr4::DE.bits() != 0;
+                if !extended && (0..4).zip(kinds).any(|(index, kind)| enabled(index) && kind == 2) {
                     return Err(Errno::EPERM);
                 }
                 debug.dr7 = value & 0xffff_03ff | 0x400;

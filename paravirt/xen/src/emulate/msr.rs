@@ -10,6 +10,8 @@ use ambos_x86::msr;
 const APIC_BASE: u64 = 0xfee0_0000 | 1 << 11;
 /// APIC_BASE of the first processor.
 const APIC_BASE_FIRST: u64 = 1 << 8;
+/// IA32_DEBUGCTL: no branch records or steps are offered.
+const DEBUG_CONTROL: u32 = 0x1d9;
 /// Page attributes as Xen sets them up.
 const PAT: u64 = 0x0000_0501_0007_0406;
 
@@ -53,6 +55,7 @@ impl XenVcpu {
             msr::IA32_TSC => cpu.tsc(),
             msr::IA32_EFER => cpu.control().efer,
             msr::IA32_PAT => PAT,
+            DEBUG_CONTROL => 0,
             msr::IA32_APIC_BASE => APIC_BASE | if self.id == 0 { APIC_BASE_FIRST } else { 0 },
             _ => return self.processor.read_msr(index),
         })
@@ -70,6 +73,7 @@ impl XenVcpu {
             // Writing back what is there is allowed.
             msr::IA32_EFER => return value == cpu.control().efer,
             msr::IA32_PAT => return value == PAT,
+            DEBUG_CONTROL => return value == 0,
             _ => return self.processor.write_msr(index, value),
         }
         true

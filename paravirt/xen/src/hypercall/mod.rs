@@ -42,6 +42,8 @@ pub(crate) enum Answer {
     Value(u64),
     /// It returns a value, and the vCPU goes on in another way.
     Then(u64, Flow),
+    /// It has set the registers itself, the result's as well.
+    Returned(Flow),
     /// It is not finished: the guest issues it again with these arguments.
     Again(Arguments),
 }
@@ -140,6 +142,7 @@ impl XenVcpu {
         let (result, flow) = match outcome {
             Ok(Answer::Value(value)) => (value, Flow::Guest),
             Ok(Answer::Then(value, flow)) => (value, flow),
+            Ok(Answer::Returned(flow)) => return flow,
             Ok(Answer::Again([rdi, rsi, rdx, r10, r8, r9])) => {
                 let gpr = cpu.gpr_mut();
                 (gpr[RDI], gpr[RSI], gpr[RDX]) = (rdi, rsi, rdx);

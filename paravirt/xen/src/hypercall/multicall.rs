@@ -31,8 +31,12 @@ impl Call for Multicall {
             let arguments = std::array::from_fn(|argument| {
                 bytes::u64_at(&entry, ARGUMENTS as usize + argument * 8)
             });
-            let nested = number == Hypercall::Multicall as u64;
-            let outcome = if nested || number == Hypercall::Iret as u64 {
+            if number == Hypercall::Iret as u64 {
+                // It ends the list: what follows would run in the mode that it returns to.
+                vcpu.ledger().count(Intercept::Hypercall(Hypercall::Iret as u8));
+                return Ok(Answer::Returned(vcpu.iret(cpu)));
+            }
+            let outcome = if number == Hypercall::Multicall as u64 {
                 Err(Errno::ENOSYS)
             } else {
                 let row = number.min(Hypercall::SLOTS as u64 - 1) as u8;
@@ -41,6 +45,8 @@ impl Call for Multicall {
             };
             let result = match outcome {
                 Ok(Answer::Value(value)) => value,
+                // Only `iret` does, which was dealt with.
+                Ok(Answer::Returned(next)) => return Ok(Answer::Returned(next)),
                 Ok(Answer::Then(value, next)) => {
                     flow = next;
                     value

@@ -232,14 +232,18 @@ impl XenVcpu {
     }
 
     fn system_call(&mut self, cpu: &mut dyn GuestCpu) -> Flow {
-        if self.kernel_mode && cpu.is_64bit() {
+        let long = cpu.is_64bit();
+        if long && cpu.segment(SegmentName::Cs).selector != bounce::FLAT_CODE.selector {
+            // SYSCALL leaves the flat segments behind, whatever the caller's were.
+            cpu.set_code_and_stack(bounce::FLAT_CODE, bounce::FLAT_DATA);
+        }
+        if long && self.kernel_mode {
             return self.hypercall(cpu);
         }
         self.ledger.count(Intercept::Privileged(Privileged::SystemCall));
         // What SYSCALL does to these registers, the guest's handler sees.
         let (rip, flags) = (cpu.rip(), cpu.rflags());
-        let callback =
-            if cpu.is_64bit() { self.callbacks.syscall } else { self.callbacks.syscall32 };
+        let callback = if long { self.callbacks.syscall } else { self.callbacks.syscall32 };
         if callback.address == 0 {
             cpu.set_rip(rip.wrapping_sub(2));
             return self.raise(cpu, ambos_x86::Vector::InvalidOpcode, None);

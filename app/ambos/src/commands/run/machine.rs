@@ -5,7 +5,7 @@ use super::disk::Disk;
 use super::plan::Plan;
 use super::windows::Windows;
 use crate::failure::Failure;
-use ambos_boot::image::ImageKind;
+use ambos_boot::image::{ImageKind, XenNote};
 use ambos_boot::{BootConfig, KernelImage, Protocol};
 use ambos_guest::exec::WindowMark;
 use ambos_machine::{Config, EngineKind, Machine, MachineError};
@@ -164,7 +164,9 @@ fn boot_config(plan: &Plan) -> Result<BootConfig, Failure> {
         || protocol == Protocol::Auto
             && kernel.multiboot().is_some()
             && !matches!(kernel.kind(), ImageKind::BzImage(_));
-    let command_line = if multiboot { plan.append.clone() } else { plan.linux_command_line() };
+    let other = plan.technique == Technique::Para && is_no_linux(&kernel);
+    let command_line =
+        if multiboot || other { plan.append.clone() } else { plan.linux_command_line() };
     let initrd = plan.initrd.as_deref().map(read).transpose()?;
     let modules = plan.modules.iter().map(|module| {
         let data = read(&module.path)?;
@@ -172,6 +174,13 @@ fn boot_config(plan: &Plan) -> Result<BootConfig, Failure> {
     });
     let modules = modules.collect::<Result<Vec<_>, Failure>>()?;
     Ok(BootConfig { initrd, modules, command_line, protocol, ..BootConfig::new(kernel) })
+}
+
+/// Whether an ELF file names another system in its Xen notes: its command line is the user's alone.
+fn is_no_linux(kernel: &KernelImage) -> bool {
+    let named =
+        || kernel.vmlinux().ok().flatten()?.xen_notes().text(XenNote::GuestOs).map(str::to_owned);
+    matches!(kernel.kind(), ImageKind::Elf(_)) && named().is_some_and(|name| name != "linux")
 }
 
 /// What the user is told of a machine that cannot be made.
