@@ -23,9 +23,11 @@
 mod checksum;
 mod offload;
 mod segments;
+mod user;
 
 pub use offload::{Accepts, Checksum, HEADER_LENGTH, Offload, SegmentKind, Segmentation};
 pub use segments::{Received, Segments};
+pub use user::{Forward, Protocol, UserError, UserNet, UserOptions};
 
 use std::fmt;
 use std::sync::Weak;
