@@ -1,7 +1,10 @@
 //! What a virtio device is, whatever bus it sits on.
 
+use crate::VirtioPci;
 use crate::queue::{Broken, QueueAccess};
 use bitflags::bitflags;
+use std::fmt;
+use std::sync::{Mutex, PoisonError, Weak};
 
 /// A kind of device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +45,12 @@ pub trait VirtioDevice: Send {
     /// Writes the configuration space.
     fn write_config(&mut self, offset: u64, data: &[u8]);
 
+    /// The device is on its bus: `doorbell` reaches it from other threads. Devices that only answer
+    /// to their driver do not need it.
+    fn connect(&mut self, doorbell: Doorbell) {
+        drop(doorbell);
+    }
+
     /// The driver has chosen among the features that were offered.
     fn set_features(&mut self, features: u64);
 
@@ -54,6 +63,32 @@ pub trait VirtioDevice: Send {
     ///
     /// [`Broken`] if the driver breaks the rules so that the device cannot go on.
     fn serve(&mut self, index: usize, queue: &mut QueueAccess<'_>) -> Result<(), Broken>;
+}
+
+/// Lets a device look at its queues because something happened behind it.
+#[derive(Clone)]
+pub struct Doorbell(Weak<Mutex<VirtioPci>>);
+
+impl fmt::Debug for Doorbell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Doorbell").finish_non_exhaustive()
+    }
+}
+
+impl Doorbell {
+    pub(crate) fn new(device: Weak<Mutex<VirtioPci>>) -> Self {
+        Self(device)
+    }
+
+    /// Calls [`VirtioDevice::serve`] for each of `queues` that is in use, with the device's lock
+    /// held.
+    pub fn ring(&self, queues: &[usize]) {
+        let Some(device) = self.0.upgrade() else { return };
+        let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
+        for &index in queues {
+            device.serve(index);
+        }
+    }
 }
 
 /// Reads `data` from the bytes of a configuration space.

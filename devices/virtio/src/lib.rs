@@ -1,7 +1,7 @@
 //! Paravirtual devices after the virtio standard, version 1.2, on PCI.
 //!
-//! - [`VirtioDevice`]: what a device is, without a bus. [`BlockDevice`] and [`EntropySource`] are
-//!   such devices.
+//! - [`VirtioDevice`]: what a device is, without a bus. [`BlockDevice`], [`NetDevice`] and
+//!   [`EntropySource`] are such devices.
 //! - [`VirtioPci`]: puts one of them on PCI, as a function of the modern kind only.
 //! - [`QueueAccess`] and [`Chain`]: the requests of a guest, with every address still unchecked.
 //!
@@ -21,6 +21,7 @@
 mod block;
 mod device;
 mod entropy;
+mod net;
 mod pci;
 mod queue;
 mod ranges;
@@ -28,7 +29,8 @@ mod ranges;
 mod testing;
 
 pub use block::BlockDevice;
-pub use device::{DeviceKind, VirtioDevice};
+pub use device::{DeviceKind, Doorbell, VirtioDevice};
 pub use entropy::EntropySource;
+pub use net::NetDevice;
 pub use pci::{PciParts, VirtioPci};
-pub use queue::{Broken, Chain, QueueAccess};
+pub use queue::{Broken, Chain, Filled, QueueAccess};

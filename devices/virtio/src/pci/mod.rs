@@ -6,7 +6,7 @@ mod spec;
 #[cfg(test)]
 mod tests;
 
-use crate::device::{QueueFeatures, VirtioDevice};
+use crate::device::{Doorbell, QueueFeatures, VirtioDevice};
 use crate::queue::QueueAccess;
 use ambos_clock::{Expire, Timer, TimerTarget, VmClock};
 use ambos_device::{
@@ -123,7 +123,7 @@ impl VirtioPci {
     ///
     /// [`ConfigError`] is a mistake in the layout of the function's registers.
     pub fn new(
-        device: Box<dyn VirtioDevice>,
+        mut device: Box<dyn VirtioDevice>,
         parts: PciParts,
     ) -> Result<Arc<Mutex<Self>>, ConfigError> {
         let PciParts { ram, clock, wire, pin, msi, mut mapper } = parts;
@@ -131,6 +131,7 @@ impl VirtioPci {
         let (config, places) = config_space(&*device, sizes.len(), pin)?;
         Ok(Arc::new_cyclic(|this: &Weak<Mutex<Self>>| {
             let again = clock.timer("virtio queue", this.clone() as Weak<dyn TimerTarget>);
+            device.connect(Doorbell::new(this.clone()));
             mapper.show_memory(spec::BAR, this.clone() as Weak<Mutex<dyn MmioDevice>>, 0);
             Mutex::new(Self {
                 ram,
@@ -201,7 +202,7 @@ impl VirtioPci {
     }
 
     /// Lets the device look at a queue.
-    fn serve(&mut self, index: usize) {
+    pub(crate) fn serve(&mut self, index: usize) {
         let running = self.common.status.contains(Status::DRIVER_OK | Status::FEATURES_OK);
         if !running || !self.config.is_bus_master() {
             return;
