@@ -2,7 +2,7 @@
 
 /// The ones' complement sum of `bytes`, begun with `sum`, not complemented. Only the last piece of
 /// several may have an odd length.
-pub(crate) fn add(sum: u16, bytes: &[u8]) -> u16 {
+pub fn add(sum: u16, bytes: &[u8]) -> u16 {
     // Words of 32 bits in two lanes each, so that the compiler uses vectors; the sum of at most
     // 2^32 of them has no overflow. The order of bytes does not matter to a ones' complement sum,
     // if it is put right at the end.
@@ -18,19 +18,19 @@ pub(crate) fn add(sum: u16, bytes: &[u8]) -> u16 {
 }
 
 /// The ones' complement sum of two sums.
-pub(crate) fn join(first: u16, second: u16) -> u16 {
+pub fn join(first: u16, second: u16) -> u16 {
     let (sum, carry) = first.overflowing_add(second);
     sum + u16::from(carry)
 }
 
 /// The checksum field for a sum: its complement.
-pub(crate) fn field(sum: u16) -> [u8; 2] {
+pub fn field(sum: u16) -> [u8; 2] {
     (!sum).to_be_bytes()
 }
 
 /// The sum of a pseudo-header: addresses of either version (as `addresses`, source and
 /// destination), protocol, and length of the transport's part.
-pub(crate) fn pseudo_header(addresses: &[u8], protocol: u8, length: u16) -> u16 {
+pub fn pseudo_header(addresses: &[u8], protocol: u8, length: u16) -> u16 {
     let [high, low] = length.to_be_bytes();
     add(add(0, &[0, protocol, high, low]), addresses)
 }

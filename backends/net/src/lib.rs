@@ -20,13 +20,19 @@
 //! has provided buffers again. So frames wait in the back-end, which holds back their senders, and an
 //! interrupt serves all that came together.
 
-mod checksum;
+pub mod checksum;
+#[cfg(feature = "manual")]
+mod manual;
 mod offload;
 mod segments;
+mod tap;
 mod user;
 
+#[cfg(feature = "manual")]
+pub use manual::ManualNet;
 pub use offload::{Accepts, Checksum, HEADER_LENGTH, Offload, SegmentKind, Segmentation};
 pub use segments::{Received, Segments};
+pub use tap::{TapError, TapNet};
 pub use user::{Forward, Protocol, UserError, UserNet, UserOptions};
 
 use std::fmt;

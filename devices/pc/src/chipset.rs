@@ -23,13 +23,14 @@ use crate::pci::{
 };
 use crate::power::PowerSink;
 use crate::system_control::SystemControlA;
-use crate::{Hpet, I8042, IoApic, PicPair, Pit, Uart, lock};
+use crate::{E1000, E1000Parts, Hpet, I8042, IoApic, PicPair, Pit, Uart, lock};
 use ambos_clock::VmClock;
 use ambos_device::{
     BarMapper, ConfigError, DeviceTable, MapError, MmioBus, MmioDevice, MmioRange, PciAddress,
     PciFunction, PortBus, PortDevice, PortRange, Shared,
 };
 use ambos_memory::GuestRam;
+use ambos_net::{MacAddress, NetBackend};
 use ambos_pc_map::{interrupt, memory, pci, port};
 use ambos_wire::{Fork, InputPin, MsiTarget, WireTarget};
 use std::fmt;
@@ -309,6 +310,39 @@ impl PcChipset {
             }
         }
         plug(&self.pci, pci::SOUTH_BRIDGE, pci::IDE_FUNCTION, shared(ide))
+    }
+
+    /// Plugs an e1000 network adapter in the first free place.
+    ///
+    /// # Errors
+    ///
+    /// [`ChipsetError`] if there is no free place.
+    pub fn add_e1000(
+        &mut self,
+        ram: &Arc<GuestRam>,
+        clock: &Arc<VmClock>,
+        network: Arc<dyn NetBackend>,
+        mac: MacAddress,
+    ) -> Result<(), ChipsetError> {
+        const LABEL: &str = "e1000 network adapter";
+        const PIN: u8 = 0;
+        let taken = self.pci.addresses();
+        let free = (pci::FIRST_SLOT..pci::SLOTS)
+            .filter_map(|slot| PciAddress::new(slot, 0))
+            .find(|address| !taken.contains(address));
+        let address = free.ok_or(ChipsetError::NoSuchPlace(pci::SLOTS, 0))?;
+        let row = self.table.add(LABEL);
+        let (ports, mmio) = (Arc::downgrade(&self.ports), Arc::downgrade(&self.mmio));
+        let adapter = E1000::new(E1000Parts {
+            ram: Arc::clone(ram),
+            clock: Arc::clone(clock),
+            wire: self.pci_pin(address.device(), PIN).wire(LABEL),
+            pin: PIN,
+            mapper: BarMapper::new(LABEL, row, ports, mmio),
+            network,
+            mac,
+        })?;
+        plug(&self.pci, address.device(), 0, adapter)
     }
 
     /// The bus of I/O ports.

@@ -7,7 +7,7 @@ use ambos_memory::{Bytes, GuestPhysAddr, GuestRam};
 use ambos_wire::{MsiTarget, Wire};
 use std::sync::{Arc, Mutex};
 
-/// Where the driver has the rings of queue 0, and the table of an indirect request.
+/// Where the driver has the rings of its queue, and the table of an indirect request.
 pub(crate) const DESCRIPTORS: u64 = 0x1000;
 pub(crate) const AVAILABLE: u64 = 0x2000;
 pub(crate) const USED: u64 = 0x3000;
@@ -44,6 +44,7 @@ pub(crate) struct Driver {
     pub(crate) clock: Arc<VmClock>,
     _time: ManualTime,
     _ports: Arc<PortBus>,
+    queue: u16,
     submitted: u16,
     seen: u16,
 }
@@ -54,6 +55,11 @@ pub(crate) const BAR: u64 = 0xc000_0000;
 impl Driver {
     /// Plugs a device in and maps its registers.
     pub(crate) fn new(device: Box<dyn VirtioDevice>) -> Self {
+        Self::with_queue(device, 0)
+    }
+
+    /// The same for a driver that uses queue `queue` only.
+    pub(crate) fn with_queue(device: Box<dyn VirtioDevice>, queue: u16) -> Self {
         let ram = Arc::new(GuestRam::new(4 << 20).unwrap());
         let (clock, time) = VmClock::manual();
         let (ports, mmio) = (Arc::new(PortBus::default()), Arc::new(MmioBus::default()));
@@ -74,7 +80,18 @@ impl Driver {
             pci.config_write(0x20, &(BAR as u32).to_le_bytes());
             pci.config_write(4, &[6]);
         }
-        Self { ram, messages, mmio, pci, clock, _time: time, _ports: ports, submitted: 0, seen: 0 }
+        Self {
+            ram,
+            messages,
+            mmio,
+            pci,
+            clock,
+            _time: time,
+            _ports: ports,
+            submitted: 0,
+            seen: 0,
+            queue,
+        }
     }
 
     pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {
@@ -87,7 +104,7 @@ impl Driver {
         u64::from_le_bytes(bytes)
     }
 
-    /// Negotiates `features` and enables queue 0.
+    /// Negotiates `features` and enables the queue.
     pub(crate) fn start(&self, features: u64) {
         self.write(20, &[0]);
         self.write(20, &[3]);
@@ -97,7 +114,7 @@ impl Driver {
         }
         self.write(20, &[0xb]);
         assert_eq!(self.read(20, 1), 0xb);
-        self.write(22, &[0, 0]);
+        self.write(22, &self.queue.to_le_bytes());
         self.write(24, &SIZE.to_le_bytes());
         for (offset, address) in [(32, DESCRIPTORS), (40, AVAILABLE), (48, USED)] {
             self.write(offset, &address.to_le_bytes());
@@ -169,9 +186,9 @@ impl Driver {
         self.put(AVAILABLE + 2, &self.submitted.to_le_bytes());
     }
 
-    /// Rings the doorbell of queue 0.
+    /// Rings the doorbell of the queue.
     pub(crate) fn notify(&self) {
-        self.write(0x3000, &[0, 0]);
+        self.write(0x3000 + u64::from(self.queue) * 4, &self.queue.to_le_bytes());
     }
 
     /// How many bytes the device says that it wrote for the next request it has served.

@@ -6,6 +6,7 @@ use crate::disks::{self, Disk};
 use crate::engine::{EngineError, EngineKind};
 use crate::kvm::KvmInterface;
 use crate::msrs::PlatformMsrs;
+use crate::network::{self, Network};
 use crate::observer::Observer;
 use crate::para;
 use crate::platform::PcPlatform;
@@ -52,6 +53,8 @@ pub struct Config {
     pub technique: Technique,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<Disk>,
+    /// The network that it is connected to.
+    pub network: Option<Network>,
     /// Takes what the guest prints on its first serial port.
     pub console: Box<dyn Write + Send>,
 }
@@ -200,6 +203,7 @@ pub struct Machine {
     /// Who has which part of it, in a PV guest's machine.
     layout: Option<Layout>,
     disks: Vec<Disk>,
+    network: Option<Network>,
 
     // Book-keeping.
     control: Arc<Control>,
@@ -221,8 +225,17 @@ impl Machine {
     /// [`MachineError`]: a guest that cannot be loaded is the usual one.
     pub fn new(config: Config) -> Result<Self, MachineError> {
         let made = Instant::now();
-        let Config { memory, cpus, mut boot, engine, debug_exit, technique, mut disks, console } =
-            config;
+        let Config {
+            memory,
+            cpus,
+            mut boot,
+            engine,
+            debug_exit,
+            technique,
+            mut disks,
+            network,
+            console,
+        } = config;
         disks::check(&disks, technique)?;
         let transfers = disks::count_transfers(&mut disks);
         let cpus = cpus.max(1);
@@ -245,6 +258,7 @@ impl Machine {
             ram,
             layout,
             disks,
+            network,
             control: Arc::default(),
             input: Arc::default(),
             ledgers,
@@ -388,6 +402,9 @@ impl Machine {
             debug_exit: self.debug_exit,
         })?;
         disks::plug(&mut chipset, &self.ram, clock, &self.disks, self.technique)?;
+        if let Some(network) = &self.network {
+            network::plug(&mut chipset, &self.ram, clock, network, self.technique)?;
+        }
         if self.technique == Technique::Hybrid {
             let entropy = Box::new(EntropySource);
             virtio::plug(&mut chipset, &self.ram, clock, "virtio entropy source", entropy)?;

@@ -42,6 +42,15 @@ done
 [ -d /sys/bus/scsi ] && modprobe -a -q sd_mod sr_mod
 ip link set lo up
 
+# The network, if there is an adapter: by DHCP, and IPv6 by what the router says.
+for adapter in /sys/class/net/*/device; do
+    [ -e "$adapter" ] || continue
+    adapter=${adapter%/device}
+    adapter=${adapter##*/}
+    ip link set "$adapter" up
+    udhcpc -i "$adapter" -q -n -f -t 5 -T 1 -A 1 -O mtu -s /etc/udhcpc.sh > /run/udhcpc.log 2>&1
+done
+
 if [ -n "$command" ]; then
     # Only the command may write to the console now: no kernel messages but emergencies, no
     # carriage returns put in by the terminal.

@@ -14,8 +14,11 @@ const INIT: &[u8] = include_bytes!("init.sh");
 /// Read by login shells.
 const PROFILE: &[u8] = include_bytes!("profile");
 
+/// What the DHCP client calls.
+const DHCP: &[u8] = include_bytes!("udhcpc.sh");
+
 /// Raised whenever the archive changes in a way that [`recipe`] would not notice.
-const REVISION: u64 = 1;
+const REVISION: u64 = 2;
 
 /// Modules that guests are given where their kernel has them, with all that these depend on.
 pub const DRIVERS: &[&str] = &[
@@ -81,6 +84,7 @@ const LINKS: &[(&str, &str)] = &[
 const FILES: &[(&str, u32, &[u8])] = &[
     ("init", 0o755, INIT),
     ("etc/profile", 0o644, PROFILE),
+    ("etc/udhcpc.sh", 0o755, DHCP),
     ("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n"),
     ("etc/group", 0o644, b"root:x:0:\n"),
     ("etc/hosts", 0o644, b"127.0.0.1 localhost ambos\n::1 localhost\n"),
@@ -89,7 +93,7 @@ const FILES: &[(&str, u32, &[u8])] = &[
 /// Applets that [`INIT`] cannot do without.
 const NEEDED_APPLETS: &[&str] = &[
     "base64", "cat", "cttyhack", "hostname", "ip", "mkdir", "modprobe", "mount", "poweroff",
-    "printf", "setsid", "sh", "sleep", "stty", "uname",
+    "printf", "setsid", "sh", "sleep", "stty", "udhcpc", "uname",
 ];
 
 /// What goes into an initramfs.

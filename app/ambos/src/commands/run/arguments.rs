@@ -1,6 +1,7 @@
 //! The arguments of `ambos run`.
 
 use super::disk::Disk;
+use super::network::Network;
 use crate::size;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ Examples:
   ambos run --exec 'cat /proc/cpuinfo'      one command in it
   ambos run --guest debian-cloud            Debian's kernel for virtual machines instead
   ambos run --disk data.img --disk base.qcow2,snapshot
+  ambos run --net user,forward=8080:80      port 8080 of this host is the guest's port 80
   ambos run --kernel bzImage --initrd root.cpio --append 'quiet'
   ambos run --kernel vmlinux --boot pvh     an ELF kernel by its PVH entry
   ambos run --kernel os.elf --debug-exit    an operating system of your own by Multiboot
@@ -83,6 +85,15 @@ pub(crate) struct Arguments {
     /// page cache; `cdrom` makes it the medium of a CD-ROM drive.
     #[arg(long, value_name = "FILE[,OPTION]...", help_heading = "Machine")]
     pub(super) disk: Vec<Disk>,
+
+    /// The network: `user`, `tap=NAME` or `none`
+    ///
+    /// `user` is a network of the guest's own behind address translation, which needs no privileges.
+    /// Options: `forward=[tcp:|udp:][ADDRESS:]HOST:GUEST` leads a port of the host (of its loopback
+    /// address, unless another is given) to the guest; `mtu=BYTES`; `mac=ADDRESS`. `tap=NAME` is an
+    /// interface of the host that the user may open.
+    #[arg(long, value_name = "KIND[,OPTION]...", help_heading = "Machine", default_value = "user")]
+    pub(super) net: Network,
 
     /// What executes the guest's instructions
     #[arg(long, value_enum, help_heading = "Machine", default_value_t = Engine::Auto)]

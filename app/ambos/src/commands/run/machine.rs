@@ -97,6 +97,7 @@ pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, 
         Technique::Para => ambos_machine::Technique::Para,
     };
     let disks = plan.disks.iter().map(Disk::open).collect::<Result<_, _>>()?;
+    let network = plan.network.open()?;
     let files = plan.clone();
     let config = Config {
         memory: plan.memory,
@@ -106,6 +107,7 @@ pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, 
         debug_exit: plan.debug_exit,
         technique,
         disks,
+        network,
         console,
     };
     let mut machine = Machine::new(config).map_err(failure)?;

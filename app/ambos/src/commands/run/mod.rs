@@ -5,6 +5,7 @@ mod console;
 mod disk;
 mod keys;
 mod machine;
+mod network;
 mod panic_watch;
 mod plan;
 mod verdict;

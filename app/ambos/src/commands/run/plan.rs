@@ -2,6 +2,7 @@
 
 use super::arguments::{Arguments, Boot, Engine, Module, Technique};
 use super::disk::Disk;
+use super::network::Network;
 use crate::failure::Failure;
 use ambos_guest::exec::{self, Nonce};
 use ambos_guest::{Flavour, GuestError, TerminalProgress};
@@ -24,6 +25,7 @@ pub(super) struct Plan {
     pub(super) initrd: Option<PathBuf>,
     pub(super) modules: Vec<Module>,
     pub(super) disks: Vec<Disk>,
+    pub(super) network: Network,
     /// The user's part of the kernel command line; all there is for a kernel other than Linux.
     pub(super) append: String,
     /// Parameters for a Linux kernel, and for our initramfs if that is used.
@@ -93,6 +95,7 @@ impl Plan {
             initrd,
             modules: arguments.module.clone(),
             disks: arguments.disk.clone(),
+            network: arguments.net.clone(),
             append: arguments.append.clone().unwrap_or_default(),
             defaults: defaults.join(" "),
             nonce,
