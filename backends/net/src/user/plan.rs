@@ -75,7 +75,6 @@ pub(super) fn gateway_for(guest: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
 
     #[test]
     fn the_hosts_loopback_is_behind_the_gateway_only() {

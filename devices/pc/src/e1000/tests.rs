@@ -168,7 +168,7 @@ fn segmentation_gets_its_lengths_and_tag() {
     large[50..52].copy_from_slice(&[0x12, 0x34]);
     driver.put(BUFFERS, &large);
     let context = 0x2f << 24 | 4000;
-    let data = 0xcf << 24 | 1 << 20;
+    let data = 0xef << 24 | 1 << 20;
     driver.send(&[
         [14 | 24 << 8 | 33 << 16, 34 | 50 << 8, context, 54 << 8 | 1460 << 16],
         [BUFFERS as u32, 0, data & !(1 << 24) | 1000, 0x3 << 8],

@@ -138,8 +138,6 @@ impl E1000 {
                 if extended {
                     frame.segment = command & transmit::SEGMENT != 0;
                     frame.options = (status >> 8) as u8;
-                } else if command & transmit::INSERT_CHECKSUM != 0 {
-                    frame.legacy = Some(((status >> 8) as u8, (control >> 16) as u8));
                 }
             }
             let length = control & if extended { 0xf_ffff } else { 0xffff };
@@ -150,6 +148,9 @@ impl E1000 {
                 frame.data.push(DmaRange { address, length });
             }
             if command & transmit::END != 0 {
+                if !extended && command & transmit::INSERT_CHECKSUM != 0 {
+                    frame.legacy = Some(((status >> 8) as u8, (control >> 16) as u8));
+                }
                 if command & transmit::VLAN != 0 && self.ctrl & ctrl::VLAN != 0 {
                     frame.tag = Some((status >> 16) as u16);
                 }

@@ -147,24 +147,14 @@ impl NetDevice {
     fn receive(&mut self, queue: &mut QueueAccess<'_>) -> Result<(), Broken> {
         let network = Arc::clone(&self.network);
         let mut result = Ok(());
-        loop {
-            let mut starved = false;
-            network.receive(&mut |frame| match self.receive_one(queue, frame) {
-                Ok(taken) => {
-                    starved = !taken;
-                    taken
-                }
-                Err(error) => {
-                    result = Err(error);
-                    false
-                }
-            });
-            result?;
-            // The driver announces buffers only if they were missed.
-            if !starved || queue.is_exhausted() || !queue.ask_for_more()? {
-                return Ok(());
+        network.receive(&mut |frame| match self.receive_one(queue, frame) {
+            Ok(taken) => taken,
+            Err(error) => {
+                result = Err(error);
+                false
             }
-        }
+        });
+        result
     }
 
     /// Receives a frame; `false` if there are too few buffers.
@@ -181,13 +171,24 @@ impl NetDevice {
         let Self { room, buffers, .. } = self;
         room.clear();
         buffers.clear();
-        let mut capacity = 0;
+        let (mut capacity, mut promised) = (0, false);
         while capacity < needed {
             let first = room.len();
             let Some(mut buffer) = queue.pop_buffer(room) else {
+                // The driver announces buffers only if they were missed: those after all that are
+                // there now.
+                if promised {
+                    // There must be more, but there is nothing: the ring is not one.
+                    return Err(Broken);
+                }
+                promised = !queue.is_exhausted() && queue.ask_for_more()?;
+                if promised {
+                    continue;
+                }
                 queue.put_back(buffers.len());
                 return Ok(false);
             };
+            promised = false;
             let size = total(&room[first..]).min(needed - capacity);
             capacity += size;
             buffer.written = size as u32;

@@ -89,7 +89,7 @@ fn large_frames_are_spread_over_buffers_or_cut() {
 #[test]
 fn frames_wait_for_buffers_and_strangers_do_not() {
     let (mut driver, network) = driver(0, MERGEABLE);
-    network.bring(&[7; 60], Offload::NONE);
+    network.bring(&[6; 60], Offload::NONE);
     assert_eq!(network.waiting(), 0);
     network.bring(&frame(1000), Offload::NONE);
     assert_eq!(network.waiting(), 1);
