@@ -372,6 +372,7 @@ impl Machine {
             model: &self.model,
             engine: self.engine,
             disks: &self.disks,
+            network: self.network.as_ref(),
             ledgers: &self.ledgers,
             unserved: &self.unserved,
         };

@@ -6,6 +6,7 @@ mod platform;
 
 use crate::disks::Disk;
 use crate::machine::{Assembly, ConsoleInput, MachineError};
+use crate::network::Network;
 use crate::shootdown::Member;
 use crate::tsc::{self, GuestTsc};
 use crate::vcpu::{StartUp, Vcpu};
@@ -16,7 +17,7 @@ use ambos_intercept::{Ledger, UnservedLog};
 use ambos_memory::GuestRam;
 use ambos_vcpu::{Attention, Request};
 use ambos_xen::{Domain, DomainConfig, Layout, Start, XenVcpu};
-use ambos_xen_backends::{ControlDomain, DomainInfo, GuestPort, SharedPage};
+use ambos_xen_backends::{Adapter, ControlDomain, DomainInfo, GuestPort, SharedPage};
 use bridge::Bridge;
 use host::MachineHost;
 use platform::{ModelProcessor, ParaPlatform};
@@ -34,6 +35,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) model: &'a Arc<CpuModel>,
     pub(crate) engine: EngineKind,
     pub(crate) disks: &'a [Disk],
+    pub(crate) network: Option<&'a Network>,
     pub(crate) ledgers: &'a [Arc<Ledger>],
     pub(crate) unserved: &'a Arc<UnservedLog>,
 }
@@ -160,6 +162,9 @@ fn control_domain(
     for Disk { content, cdrom } in parts.disks {
         let content = Arc::clone(content);
         outside.add_disk(ambos_xen_backends::Disk { content, cdrom: *cdrom });
+    }
+    if let Some(Network { backend, mac }) = parts.network {
+        outside.add_adapter(Adapter { network: Arc::clone(backend), mac: *mac });
     }
     Ok(outside)
 }
