@@ -6,9 +6,11 @@
 //! [`suite!`] makes a test of each program for an engine.
 
 mod board;
+mod hostile;
 mod start;
 
 pub use board::{Board, Verdict, run};
+pub use hostile::{Guests, Hostile};
 pub use start::{RAM_SIZE, initial_state, lay_out};
 
 /// All programs by name.

@@ -7,6 +7,7 @@ use crate::emit::Code;
 use crate::layout::{Head, SetLayout, Slots};
 use crate::native::SharedHead;
 use crate::options::{Options, TranslatorError};
+use crate::perf_map::PerfMap;
 use crate::site::Kind;
 use crate::statistics::Statistics;
 use crate::stubs::{self, Stubs};
@@ -38,6 +39,7 @@ pub struct Translator {
     attention_address: u64,
 
     // Book-keeping.
+    perf_map: Option<PerfMap>,
     pub(crate) cache: Cache,
     statistics: Statistics,
     /// The epoch of the code versions that `cache` is current for.
@@ -117,8 +119,13 @@ impl Translator {
             GuardedArea::with_frame(arena.start(), arena.size(), &raw mut head.slots.frame)
         };
         let guard = guard.ok_or(TranslatorError::Areas)?;
+        let perf_map = match options.perf_map {
+            true => Some(PerfMap::open().map_err(TranslatorError::PerfMap)?),
+            false => None,
+        };
         Ok(Self {
             options,
+            perf_map,
             stubs,
             stubs_size: arena.used(),
             sets: std::array::from_fn(|set| SetLayout::new(head_size, set)),
@@ -242,6 +249,9 @@ impl Translator {
                 self.statistics.guest_bytes += u64::from(built.guest_bytes);
                 self.statistics.host_bytes += self.code.0.bytes.len() as u64;
                 let length = self.code.0.bytes.len();
+                if let Some(map) = &mut self.perf_map {
+                    map.add(start, length, source.linear);
+                }
                 return Some(self.cache.add(key, absolute, page, start, length, built));
             }
             if attempt == 0 {

@@ -13,6 +13,7 @@
 //! - [`system`]: frequent system instructions.
 //! - [`memory`]: how memory operands are reached.
 //! - [`apart`]: running one block alone, for those who look on.
+//! - [`perf_map`]: names for profilers.
 //! - [`stubs`], [`layout`], [`native`]: entry, exit and the data that generated code shares.
 #![allow(rustdoc::private_intra_doc_links, reason = "the map of the crate is for its readers")]
 
@@ -28,6 +29,7 @@ mod liveness;
 mod memory;
 mod native;
 mod options;
+mod perf_map;
 mod site;
 mod statistics;
 mod stubs;

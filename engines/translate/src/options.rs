@@ -12,6 +12,9 @@ pub enum TranslatorError {
     /// The host's processor or kernel lacks something that generated code needs.
     #[error("the host does not offer {0}, which translated code needs")]
     Host(&'static str),
+    /// There can be no map for `perf`.
+    #[error("cannot write the map of translated code for perf")]
+    PerfMap(#[source] std::io::Error),
     /// A signal stack could not be had.
     #[error("cannot prepare the thread for translated code")]
     Thread(#[source] std::io::Error),
@@ -30,10 +33,12 @@ pub struct Options {
     /// Whether blocks stay apart: each returns to the dispatcher at its end, and instructions that give
     /// another result each time are left to the interpreter. For [`crate::Translator::run_apart`].
     pub apart: bool,
+    /// Whether to keep a map of the translated blocks for Linux's `perf`.
+    pub perf_map: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { code_cache: 64 << 20, threshold: 12, apart: false }
+        Self { code_cache: 64 << 20, threshold: 12, apart: false, perf_map: false }
     }
 }

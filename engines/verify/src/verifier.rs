@@ -305,10 +305,13 @@ impl Engine for Verifier {
     }
 
     fn run(&mut self, platform: &mut dyn Platform, budget: Option<u64>) -> Stop {
-        let end = budget.map(|budget| self.counts.compared.saturating_add(budget));
+        // A round is a block or less, which is near enough.
+        let mut left = budget;
         loop {
-            if end.is_some_and(|end| self.counts.compared + self.counts.passed_over >= end) {
-                return Stop::Budget;
+            match &mut left {
+                Some(0) => return Stop::Budget,
+                Some(left) => *left -= 1,
+                None => {}
             }
             let stop = match self.translator.next_apart(platform) {
                 Ok(block) if self.is_due(block) => self.compare(platform, block),

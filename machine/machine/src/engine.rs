@@ -23,6 +23,24 @@ pub enum EngineKind {
     Verify,
 }
 
+/// What executes guest code, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// The engine.
+    pub kind: EngineKind,
+    /// Bytes of translated code that each vCPU keeps.
+    pub code_cache: usize,
+    /// Whether to keep a map of translated code for Linux's `perf`.
+    pub perf_map: bool,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        let Options { code_cache, perf_map, .. } = Options::default();
+        Self { kind: EngineKind::default(), code_cache, perf_map }
+    }
+}
+
 /// Why there is no engine.
 #[derive(Debug, Error)]
 pub enum EngineError {
@@ -34,21 +52,22 @@ pub enum EngineError {
     Translator(#[from] TranslatorError),
 }
 
-impl EngineKind {
-    /// Makes an engine of this kind, in its reset state.
+impl EngineConfig {
+    /// Makes an engine, in its reset state.
     pub(crate) fn make(
         self,
         ram: &Arc<GuestRam>,
         attention: &Arc<Attention>,
     ) -> Result<Box<dyn Engine>, EngineError> {
-        let translate =
-            || Translator::new(Arc::clone(ram), Arc::clone(attention), Options::default());
+        let Self { kind, code_cache, perf_map } = self;
+        let options = Options { code_cache, perf_map, ..Options::default() };
+        let translate = || Translator::new(Arc::clone(ram), Arc::clone(attention), options);
         let interpret = || Cpu::new(Arc::clone(ram), Arc::clone(attention));
-        Ok(match self {
-            Self::Interpret => Box::new(interpret()?),
-            Self::Translate => Box::new(translate()?),
-            Self::Verify => Box::new(Verifier::new(Arc::clone(ram), Arc::clone(attention))?),
-            Self::Auto => match translate() {
+        Ok(match kind {
+            EngineKind::Interpret => Box::new(interpret()?),
+            EngineKind::Translate => Box::new(translate()?),
+            EngineKind::Verify => Box::new(Verifier::new(Arc::clone(ram), Arc::clone(attention))?),
+            EngineKind::Auto => match translate() {
                 Ok(translator) => Box::new(translator),
                 Err(error) => {
                     tracing::info!(%error, "the interpreter runs the guest");

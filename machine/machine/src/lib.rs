@@ -29,7 +29,7 @@ mod virtio;
 pub use control::Outcome;
 pub use cpu_model::CpuModel;
 pub use disks::Disk;
-pub use engine::{EngineError, EngineKind};
+pub use engine::{EngineConfig, EngineError, EngineKind};
 pub use machine::{AfterReset, Config, Handle, Loader, Machine, MachineError};
 pub use network::Network;
 pub use observer::{Moment, Observer};

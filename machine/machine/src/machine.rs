@@ -3,7 +3,7 @@
 use crate::control::{Control, Outcome};
 use crate::cpu_model::CpuModel;
 use crate::disks::{self, Disk};
-use crate::engine::{EngineError, EngineKind};
+use crate::engine::{EngineConfig, EngineError};
 use crate::kvm::KvmInterface;
 use crate::msrs::PlatformMsrs;
 use crate::network::{self, Network};
@@ -46,7 +46,7 @@ pub struct Config {
     /// Reads what to boot; called again after each reset, so that the files need not stay in memory.
     pub boot: Loader,
     /// What executes guest code.
-    pub engine: EngineKind,
+    pub engine: EngineConfig,
     /// Whether there is a debug-exit port.
     pub debug_exit: bool,
     /// How much the guest knows.
@@ -192,7 +192,7 @@ impl Write for SharedConsole {
 pub struct Machine {
     // Configuration.
     boot: Loader,
-    engine: EngineKind,
+    engine: EngineConfig,
     debug_exit: bool,
     technique: Technique,
     model: Arc<CpuModel>,

@@ -10,7 +10,7 @@ use crate::network::Network;
 use crate::shootdown::Member;
 use crate::tsc::{self, GuestTsc};
 use crate::vcpu::{StartUp, Vcpu};
-use crate::{CpuModel, EngineKind};
+use crate::{CpuModel, EngineConfig};
 use ambos_boot::XenPvGuest;
 use ambos_clock::VmClock;
 use ambos_intercept::{Ledger, UnservedLog};
@@ -33,7 +33,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) clock: &'a Arc<VmClock>,
     pub(crate) control: &'a Arc<crate::control::Control>,
     pub(crate) model: &'a Arc<CpuModel>,
-    pub(crate) engine: EngineKind,
+    pub(crate) engine: EngineConfig,
     pub(crate) disks: &'a [Disk],
     pub(crate) network: Option<&'a Network>,
     pub(crate) ledgers: &'a [Arc<Ledger>],

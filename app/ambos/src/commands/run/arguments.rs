@@ -99,6 +99,15 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, help_heading = "Machine", default_value_t = Engine::Auto)]
     pub(super) engine: Engine,
 
+    /// Memory for translated code, for each virtual CPU
+    #[arg(long, value_name = "SIZE", help_heading = "Machine")]
+    #[arg(value_parser = code_cache, default_value = "64M")]
+    pub(super) code_cache: usize,
+
+    /// Keep a map of translated code in /tmp/perf-PID.map, where Linux's perf looks for it
+    #[arg(long, help_heading = "Machine")]
+    pub(super) perf_map: bool,
+
     /// Let the guest end the monitor by writing a value v to I/O port 0xf4: exit status 2v+1
     #[arg(long, help_heading = "Machine")]
     pub(super) debug_exit: bool,
@@ -110,6 +119,15 @@ pub(crate) struct Arguments {
     /// Count and time every interception; print a table at the end, or write JSON to FILE
     #[arg(long, value_name = "FILE", help_heading = "Machine", num_args = 0..=1)]
     pub(super) stats: Option<Option<PathBuf>>,
+}
+
+/// Reads the size of a code cache; jumps in it reach two gigabytes.
+fn code_cache(text: &str) -> Result<usize, String> {
+    let size = size::parse(text).map_err(|error| error.to_string())?;
+    match usize::try_from(size) {
+        Ok(size) if (1 << 20..=1 << 30).contains(&size) => Ok(size),
+        _ => Err("a code cache has 1M to 1G".to_owned()),
+    }
 }
 
 /// How much a guest knows of being virtualized.

@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use ambos_boot::image::{ImageKind, XenNote};
 use ambos_boot::{BootConfig, KernelImage, Protocol};
 use ambos_guest::exec::WindowMark;
-use ambos_machine::{Config, EngineKind, Machine, MachineError};
+use ambos_machine::{Config, EngineConfig, EngineKind, Machine, MachineError};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -85,7 +85,7 @@ pub(super) struct Surroundings {
 /// Makes a machine after the plan, with the guest loaded and ready to run.
 pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, Failure> {
     let Surroundings { console, mut after_reset } = surroundings;
-    let engine = match plan.engine {
+    let kind = match plan.engine {
         Engine::Auto => EngineKind::Auto,
         Engine::Interpret => EngineKind::Interpret,
         Engine::Translate => EngineKind::Translate,
@@ -103,7 +103,7 @@ pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, 
         memory: plan.memory,
         cpus: u32::from(plan.cpus),
         boot: Box::new(move || boot_config(&files).map_err(Into::into)),
-        engine,
+        engine: EngineConfig { kind, code_cache: plan.code_cache, perf_map: plan.perf_map },
         debug_exit: plan.debug_exit,
         technique,
         disks,

@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 pub(super) struct Plan {
     pub(super) technique: Technique,
     pub(super) engine: Engine,
+    /// Bytes of translated code that each vCPU keeps.
+    pub(super) code_cache: usize,
+    pub(super) perf_map: bool,
     pub(super) boot: Boot,
     /// Bytes.
     pub(super) memory: u64,
@@ -89,6 +92,8 @@ impl Plan {
             boot: arguments.boot,
             memory: arguments.memory,
             cpus: cpus(arguments)?,
+            code_cache: arguments.code_cache,
+            perf_map: arguments.perf_map,
             debug_exit: arguments.debug_exit,
             measure: arguments.stats.is_some(),
             kernel,
