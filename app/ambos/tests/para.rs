@@ -39,7 +39,15 @@ fn a_stock_kernel_runs_as_a_xen_guest() {
     std::io::Write::write_all(&mut disk, b"on the disk\n").unwrap();
     let path = disk.path().to_str().unwrap().to_owned();
     let output = run(&[
-        "--guest", "debian-cloud", "--cpus", "2", "--disk", &path, "--stats", "--exec", SCRIPT,
+        "--guest",
+        "debian-cloud",
+        "--cpus",
+        "2",
+        "--disk",
+        &path,
+        "--stats",
+        "--exec",
+        SCRIPT,
     ]);
     let table = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{table}");
