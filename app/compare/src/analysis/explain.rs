@@ -2,10 +2,9 @@
 
 use crate::report::model::{Counts, Intercepts, PairOutcome, Per, Row};
 use crate::report::numbers::{bytes, digits, percent};
+use crate::workload::Better;
 use std::collections::BTreeMap;
 
-/// Classes of the guest's own doings that the monitor had to serve.
-const SERVED: &[&str] = &["privileged", "port", "mmio", "hypercall", "exception", "interrupt"];
 /// Differences below this part are not worth a word.
 const WORTH: f64 = 0.1;
 /// Most kinds of interceptions that are named.
@@ -20,6 +19,7 @@ pub(crate) fn row(row: &Row, names: &[String]) -> Vec<String> {
         row.cells.get(index)?.counts.as_ref()
     };
     let unit = row.per();
+    let best = best(row, names);
     let mut sentences = Vec::new();
     for pair in &row.pairs {
         let (better, worse) = match pair.outcome {
@@ -27,11 +27,33 @@ pub(crate) fn row(row: &Row, names: &[String]) -> Vec<String> {
             PairOutcome::Worse => (&pair.base, &pair.other),
             PairOutcome::Alike | PairOutcome::TooFew => continue,
         };
+        // Every other column is compared with the best one.
+        if best.is_some_and(|best| best != better) {
+            continue;
+        }
         if let (Some(less), Some(more)) = (counts(better), counts(worse)) {
             sentences.extend(pair_of((better, less), (worse, more), &unit));
         }
     }
     sentences
+}
+
+/// The column with the best median of those that are compared with more than one other.
+fn best<'a>(row: &Row, names: &'a [String]) -> Option<&'a String> {
+    let compared = |name: &String| {
+        row.pairs.iter().filter(|pair| pair.base == *name || pair.other == *name).count() > 1
+    };
+    let candidates =
+        names.iter().zip(&row.cells).filter(|(name, cell)| compared(name) && cell.counts.is_some());
+    let medians = candidates.filter_map(|(name, cell)| Some((name, cell.median?)));
+    let best = medians.reduce(|one, other| {
+        let better = match row.better {
+            Better::Lower => other.1 < one.1,
+            Better::Higher => other.1 > one.1,
+        };
+        if better { other } else { one }
+    });
+    best.map(|(name, _)| name)
 }
 
 /// Sentences about one better and one worse column.
@@ -61,12 +83,7 @@ fn pair_of(
 
 /// How many interceptions there are altogether.
 fn total(better: &str, less: &Counts, worse: &str, more: &Counts, per: &Per) -> Option<String> {
-    let served = |counts: &Counts| {
-        let lines = counts.intercepts.iter();
-        let count: u64 =
-            lines.filter(|line| SERVED.contains(&line.class.as_str())).map(|line| line.count).sum();
-        per.scale(count as f64, counts)
-    };
+    let served = |counts: &Counts| per.scale(counts.served().iter().sum(), counts);
     let (few, many) = (served(less), served(more));
     let share = 1.0 - few / many.max(f64::MIN_POSITIVE);
     if share.abs() < WORTH || few.max(many) <= 0.0 {

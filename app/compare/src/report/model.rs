@@ -244,6 +244,27 @@ pub enum PairOutcome {
     TooFew,
 }
 
+/// Classes of what the monitor had to do on the guest's behalf, in the order in which they are shown.
+const SERVED: [&str; 6] = ["privileged", "port", "mmio", "hypercall", "exception", "interrupt"];
+/// The instruction by which a paravirtualized kernel makes a hypercall.
+const SYSTEM_CALL: &str = "SYSCALL/SYSENTER";
+
+impl Counts {
+    /// How many interceptions there are of each class of [`SERVED`]. A hypercall is one, not also the
+    /// instruction that makes it.
+    pub(crate) fn served(&self) -> [f64; 6] {
+        let sum = |class: &str, label: Option<&str>| {
+            let lines = self.intercepts.iter().filter(|line| line.class == class);
+            let lines = lines.filter(|line| label.is_none_or(|label| line.label == label));
+            lines.map(|line| line.count as f64).sum::<f64>()
+        };
+        let mut counts = SERVED.map(|class| sum(class, None));
+        let hypercalls = sum("hypercall", None);
+        counts[0] -= hypercalls.min(sum("privileged", Some(SYSTEM_CALL)));
+        counts
+    }
+}
+
 /// What counts are related to.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Per {

@@ -31,6 +31,15 @@ pub fn render(report: &Report, look: Look) -> String {
         row.because.iter().map(move |sentence| format!("{}: {sentence}", row.name))
     });
     section(&mut text, paint, "Why", because, look.width);
+    section(
+        &mut text,
+        paint,
+        "Cost",
+        report.columns.iter().enumerate().filter_map(|(place, column)| {
+            cost(report, place).map(|cost| format!("{}: {cost}", column.name))
+        }),
+        look.width,
+    );
     for kind in [
         FindingKind::Compatibility,
         FindingKind::Modification,
@@ -212,6 +221,24 @@ fn section(
             let _ = writeln!(text, "{}{piece}", if index == 0 { "  " } else { "    " });
         }
     }
+}
+
+/// What a column costs its host in memory and processor time.
+fn cost(report: &Report, place: usize) -> Option<String> {
+    let memory = report.columns.get(place)?.memory?;
+    let counts = report.rows.iter().filter_map(|row| row.cells.get(place)?.counts.as_ref());
+    let (busy, all) = counts
+        .fold((0.0, 0.0), |(busy, all), counts| (busy + counts.cpu_seconds, all + counts.seconds));
+    let busy = if all > 0.0 {
+        format!("; its processor was busy {} of the measured time", percent(busy / all))
+    } else {
+        String::new()
+    };
+    Some(format!(
+        "{} of guest memory touched, {} beside it{busy}",
+        bytes(memory.guest as f64),
+        bytes(memory.monitor as f64)
+    ))
 }
 
 /// Breaks text between words.

@@ -13,14 +13,14 @@ const LINE: f64 = 15.0;
 /// Farthest that gains are drawn.
 const FARTHEST: f64 = 64.0;
 
-/// Classes of interceptions in the order in which they are drawn, with their words.
-const CLASSES: [(&str, &str); 6] = [
-    ("privileged", "privileged instructions"),
-    ("port", "port I/O"),
-    ("mmio", "memory-mapped I/O"),
-    ("hypercall", "hypercalls"),
-    ("exception", "exceptions"),
-    ("interrupt", "interrupts"),
+/// The words for each class that [`Counts::served`] counts.
+const WORDS: [&str; 6] = [
+    "privileged instructions",
+    "port I/O",
+    "memory-mapped I/O",
+    "hypercalls",
+    "exceptions",
+    "interrupts",
 ];
 
 /// A column's place, and how many interceptions of each class it has.
@@ -193,7 +193,7 @@ pub(super) fn interceptions(page: &mut String, report: &Report) -> fmt::Result {
                         page,
                         "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"11\" \
                          fill=\"var(--k{class})\"><title>{}: {} {}, {share}</title></rect>",
-                        CLASSES[class].1,
+                        WORDS[class],
                         digits(*part),
                         row.per().name
                     )?;
@@ -212,7 +212,7 @@ pub(super) fn interceptions(page: &mut String, report: &Report) -> fmt::Result {
         y += 8.0;
     }
     page.write_str("</svg>\n<ul class=\"legend\">")?;
-    for (class, (_, words)) in CLASSES.iter().enumerate() {
+    for (class, words) in WORDS.iter().enumerate() {
         write!(page, "<li><i style=\"--key: var(--k{class})\"></i>{words}</li>")?;
     }
     page.write_str("</ul>\n</figure></section>\n")
@@ -220,10 +220,5 @@ pub(super) fn interceptions(page: &mut String, report: &Report) -> fmt::Result {
 
 /// Interceptions, by class.
 fn by_class(counts: &Counts, per: Per) -> Option<[f64; 6]> {
-    (counts.operations > 0.0).then(|| {
-        CLASSES.map(|(class, _)| {
-            let lines = counts.intercepts.iter().filter(|line| line.class == class);
-            per.scale(lines.map(|line| line.count as f64).sum::<f64>(), counts)
-        })
-    })
+    (counts.operations > 0.0).then(|| counts.served().map(|count| per.scale(count, counts)))
 }
