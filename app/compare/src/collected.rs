@@ -26,9 +26,9 @@ impl Collected {
         self.failure = None;
     }
 
-    /// Takes the reason why a boot gave no value.
+    /// Takes the reason why a boot gave no value. The first one counts: what follows may follow from it.
     pub(crate) fn fail(&mut self, reason: &str) {
-        self.failure = Some(reason.to_owned());
+        self.failure.get_or_insert_with(|| reason.to_owned());
     }
 
     /// Takes what the monitor did for so many operations.

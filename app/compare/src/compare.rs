@@ -402,7 +402,7 @@ impl<'a> Comparison<'a> {
             findings: Vec::new(),
             verdict: Vec::new(),
         };
-        analysis::conclude(&mut report, &self.options.guest);
+        analysis::conclude(&mut report, &self.laboratory.guest);
         report
     }
 }

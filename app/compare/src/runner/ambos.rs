@@ -35,12 +35,12 @@ pub(super) fn run(
             command.arg("--disk").arg(laboratory.disk());
         }
     }
-    if errand.network {
-        let forward = errand.forward.map_or_else(String::new, |forward| {
-            format!(",forward={}:{}", forward.host, forward.guest)
-        });
-        command.arg("--net").arg(format!("user{forward}"));
-    }
+    let network = match (errand.network, errand.forward) {
+        (false, _) => "none".to_owned(),
+        (true, None) => "user".to_owned(),
+        (true, Some(forward)) => format!("user,forward={}:{}", forward.host, forward.guest),
+    };
+    command.args(["--net", &network]);
     let process = match Process::start(command) {
         Ok(process) => process,
         Err(error) => {

@@ -57,6 +57,7 @@ impl Laboratory {
     ) -> io::Result<Self> {
         let directory = tempfile::Builder::new().prefix("ambos-compare-").tempdir()?;
         let peer = if network { Some(Peer::start()?) } else { None };
+        let guest = keep(guest, directory.path())?;
         let laboratory = Self { monitor, guest, directory, peer };
         let overlay = overlay()?;
         laboratory.append_to_initrd(&laboratory.scratch("initrd"), &overlay)?;
@@ -116,6 +117,22 @@ impl Laboratory {
     pub(super) fn disk(&self) -> String {
         format!("{},format=raw", self.disk_file().display())
     }
+}
+
+/// Copies the kernel, and what lies beside it to tell of its drivers: the guest cache may be brought up to
+/// date while the comparison runs, and every boot is to be of the same kernel.
+fn keep(mut guest: GuestFiles, directory: &Path) -> io::Result<GuestFiles> {
+    let kernel = directory.join("kernel");
+    std::fs::copy(&guest.kernel, &kernel)?;
+    if let Some(release) = &guest.release {
+        let name = format!("config-{release}");
+        // Without it, its drivers are not known.
+        let _ = std::fs::copy(guest.kernel.with_file_name(&name), directory.join(&name));
+    }
+    let initrd = directory.join("initrd-of-guest");
+    std::fs::copy(&guest.initrd, &initrd)?;
+    (guest.kernel, guest.initrd) = (kernel, initrd);
+    Ok(guest)
 }
 
 /// The archive of what the workloads need.
