@@ -273,7 +273,6 @@ impl Supervisor for XenVcpu {
             Trap::SystemCall => self.system_call(cpu),
             Trap::SystemEnter => self.system_enter(cpu),
             Trap::SoftwareInterrupt { vector, length } => {
-                self.ledger.count(Intercept::Privileged(Privileged::SoftwareInterrupt));
                 self.software_interrupt(cpu, vector, length)
             }
             Trap::Exception(exception) => self.exception(cpu, exception),
