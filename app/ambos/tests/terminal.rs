@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How long to wait for what takes about a second.
@@ -19,12 +20,14 @@ struct Session {
     terminal: OwnedFd,
     /// What the terminal was like before.
     before: String,
+    /// What the guest has printed.
+    screen: Arc<Mutex<Vec<u8>>>,
     ambos: Child,
 }
 
 impl Session {
     /// Starts a guest and waits until it has the terminal.
-    fn start() -> Self {
+    fn start(arguments: &[&str]) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
@@ -35,20 +38,25 @@ impl Session {
 
         // Someone must look at the screen, or the guest would wait for that.
         let keyboard = File::from(master);
-        let mut screen = keyboard.try_clone().unwrap();
+        let mut reader = keyboard.try_clone().unwrap();
+        let screen = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&screen);
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
-            while screen.read(&mut buffer).is_ok_and(|length| length > 0) {}
+            while let Ok(length @ 1..) = reader.read(&mut buffer) {
+                seen.lock().unwrap().extend(&buffer[..length]);
+            }
         });
         let side = || terminal.try_clone().unwrap();
         let ambos = Command::new(env!("CARGO_BIN_EXE_ambos"))
             .args(["run", "--guest", "debian-cloud"])
+            .args(arguments)
             .stdin(side())
             .stdout(side())
             .stderr(side())
             .spawn()
             .unwrap();
-        let mut session = Self { keyboard, terminal, before, ambos };
+        let mut session = Self { keyboard, terminal, before, screen, ambos };
         session.wait_until("the guest has the terminal", |session| {
             let modes = tcgetattr(&session.terminal).unwrap().local_modes;
             !modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
@@ -77,16 +85,28 @@ impl Session {
 
 #[test]
 fn the_user_can_end_the_guest() {
-    let mut session = Session::start();
+    let mut session = Session::start(&[]);
     // The first two keys are the guest's.
     session.keyboard.write_all(b"\x03x\x01x").unwrap();
     assert_eq!(session.finish(), 0);
 }
 
 #[test]
+fn a_pv_guest_is_asked_to_switch_off() {
+    let mut session = Session::start(&["-t", "para"]);
+    session.keyboard.write_all(b"echo it is $((1 + 1))-up\n").unwrap();
+    session.wait_until("the shell answers", |session| {
+        let screen = session.screen.lock().unwrap();
+        String::from_utf8_lossy(&screen).contains("it is 2-up")
+    });
+    session.keyboard.write_all(b"\x01p").unwrap();
+    assert_eq!(session.finish(), 0);
+}
+
+#[test]
 fn signals_end_the_guest() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
-        let session = Session::start();
+        let session = Session::start(&[]);
         kill_process(Pid::from_child(&session.ambos), signal).unwrap();
         assert_eq!(session.finish(), 128 + signal.as_raw());
     }

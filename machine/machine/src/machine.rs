@@ -114,25 +114,32 @@ pub struct Handle {
 #[derive(Default)]
 struct Input {
     waiting: std::collections::VecDeque<u8>,
-    console: Option<Arc<dyn ConsoleInput>>,
+    panel: Option<Arc<dyn FrontPanel>>,
 }
 
-/// Where typing goes.
-pub(crate) trait ConsoleInput: Send + Sync {
+/// What someone in front of the machine reaches.
+pub(crate) trait FrontPanel: Send + Sync {
     /// Types; returns how many bytes were taken.
     fn type_in(&self, bytes: &[u8]) -> usize;
+
+    /// Presses the power button.
+    fn press_power_button(&self);
 }
 
-impl ConsoleInput for PcChipset {
+impl FrontPanel for PcChipset {
     fn type_in(&self, bytes: &[u8]) -> usize {
         self.console_input(bytes)
+    }
+
+    fn press_power_button(&self) {
+        Self::press_power_button(self);
     }
 }
 
 /// What one run of a machine consists of.
 pub(crate) struct Assembly {
     pub(crate) vcpus: Vec<Vcpu>,
-    pub(crate) console: Arc<dyn ConsoleInput>,
+    pub(crate) panel: Arc<dyn FrontPanel>,
     /// Names of devices, by their rows in ledgers.
     pub(crate) labels: Vec<String>,
 }
@@ -148,9 +155,9 @@ const INPUT_LIMIT: usize = 1 << 20;
 
 impl Input {
     fn drain(&mut self) {
-        let Some(console) = &self.console else { return };
+        let Some(panel) = &self.panel else { return };
         while !self.waiting.is_empty() {
-            let taken = console.type_in(self.waiting.make_contiguous());
+            let taken = panel.type_in(self.waiting.make_contiguous());
             if taken == 0 {
                 break;
             }
@@ -166,6 +173,14 @@ impl Handle {
         let room = INPUT_LIMIT.saturating_sub(input.waiting.len());
         input.waiting.extend(&bytes[..bytes.len().min(room)]);
         input.drain();
+    }
+
+    /// Presses the power button: the guest's operating system decides what comes of it.
+    pub fn press_power_button(&self) {
+        let input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(panel) = &input.panel {
+            panel.press_power_button();
+        }
     }
 
     /// Asks the machine to end.
@@ -300,7 +315,7 @@ impl Machine {
 
     fn run_once(&mut self) -> Result<Outcome, MachineError> {
         let clock = VmClock::monotonic();
-        let Assembly { mut vcpus, console, labels } = match (&self.entry, self.layout) {
+        let Assembly { mut vcpus, panel, labels } = match (&self.entry, self.layout) {
             (Entry::Xen(guest), Some(layout)) => self.assemble_para(&clock, guest, layout)?,
             (Entry::Pc(entry), _) => self.assemble(&clock, entry)?,
             (Entry::Xen(_), None) => return Err(MachineError::Ports),
@@ -308,7 +323,7 @@ impl Machine {
         *self.observer.labels.lock().unwrap_or_else(PoisonError::into_inner) = labels;
         {
             let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
-            input.console = Some(console);
+            input.panel = Some(panel);
             input.drain();
         }
         let attentions = vcpus.iter().map(|vcpu| Arc::clone(&vcpu.attention)).collect();
@@ -347,7 +362,7 @@ impl Machine {
             }
             Ok(all)
         });
-        self.input.lock().unwrap_or_else(PoisonError::into_inner).console = None;
+        self.input.lock().unwrap_or_else(PoisonError::into_inner).panel = None;
         for work in result? {
             self.instructions += work.instructions;
             for (label, count) in work.counters {
@@ -461,7 +476,7 @@ impl Machine {
             });
         }
         let labels = chipset.devices().labels().to_vec();
-        Ok(Assembly { vcpus, console: chipset, labels })
+        Ok(Assembly { vcpus, panel: chipset, labels })
     }
 
     /// What looks at the counts while the machine runs.

@@ -153,8 +153,13 @@ fn kill_once(technique: &str, disk: &str, format: &str, round: u64) {
 
 #[test]
 fn what_was_flushed_survives_the_monitor() {
-    let kinds = [("hybrid", "vda", "qcow2"), ("full", "sda", "qcow2"), ("hybrid", "vda", "raw")];
-    for round in 0..setting("AMBOS_TEST_KILLS", 3) {
+    let kinds = [
+        ("hybrid", "vda", "qcow2"),
+        ("full", "sda", "qcow2"),
+        ("hybrid", "vda", "raw"),
+        ("para", "xvda", "qcow2"),
+    ];
+    for round in 0..setting("AMBOS_TEST_KILLS", kinds.len() as u64) {
         let (technique, disk, format) = kinds[round as usize % kinds.len()];
         kill_once(technique, disk, format, round);
     }

@@ -81,6 +81,11 @@ fn a_paravirtual_disk() {
     a_file_system("hybrid", "vda", "virtio_blk");
 }
 
+#[test]
+fn a_disk_of_a_pv_guest() {
+    a_file_system("para", "xvda", "blkfront: xvda");
+}
+
 fn allocated(path: &str) -> u64 {
     std::fs::metadata(Path::new(path)).unwrap().blocks() * 512
 }
@@ -126,13 +131,34 @@ grep -c virtio0-req /proc/interrupts";
 }
 
 #[test]
+fn every_vcpu_of_a_pv_guest_has_a_queue() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = image(folder.path(), "disk.img", 64 << 20);
+    let script = "\
+ls /sys/block/xvda/mq | wc -l
+cat /sys/block/xvda/queue/write_cache
+cat /sys/block/xvda/queue/max_segments
+for i in 0 1; do
+    (taskset -c $i dd if=/dev/urandom of=/dev/xvda bs=64k count=256 seek=$((i * 256)) 2> /dev/null) &
+done
+wait; sync
+grep -c blkif /proc/interrupts";
+    let (output, log) = run(&["-t", "para", "--cpus", "2", "--disk", &path], script);
+    assert_eq!(output, "2\nwrite back\n32\n2\n");
+    assert!(log.contains("flush diskcache: enabled"), "{log}");
+    assert!(log.contains("indirect descriptors: enabled"), "{log}");
+    assert!(allocated(&path) >= 32 << 20);
+}
+
+#[test]
 fn a_cdrom_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("disk.iso");
     std::fs::write(&path, (0..131_072u64).flat_map(u64::to_le_bytes).collect::<Vec<_>>()).unwrap();
     let argument = format!("{},cdrom", path.display());
-    for technique in ["full", "hybrid"] {
-        let (output, _) = run(&["-t", technique, "--disk", &argument], "md5sum < /dev/sr0");
+    for (technique, drive) in [("full", "sr0"), ("hybrid", "sr0"), ("para", "xvda")] {
+        let script = format!("md5sum < /dev/{drive}");
+        let (output, _) = run(&["-t", technique, "--disk", &argument], &script);
         assert_eq!(output.trim(), "bb7d03b0543f71e7f060f2ed67f94522  -");
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 /// Lines of a kernel log that disks must not cause.
-const COMPLAINTS: [&str; 9] = [
+const COMPLAINTS: [&str; 11] = [
     "WARNING:",
     "Call Trace",
     "lost interrupt",
@@ -15,10 +15,12 @@ const COMPLAINTS: [&str; 9] = [
     "failed command",
     "exception Emask",
     "qc timeout",
+    "XENBUS: Timeout",
+    "blkfront: xvda: response",
 ];
 
 /// The techniques with the name of the first disk under each.
-pub(crate) const DISKS: [(&str, &str); 2] = [("full", "sda"), ("hybrid", "vda")];
+pub(crate) const DISKS: [(&str, &str); 3] = [("full", "sda"), ("hybrid", "vda"), ("para", "xvda")];
 
 /// A setting of the environment, for longer tests.
 pub(crate) fn setting(name: &str, usual: u64) -> u64 {

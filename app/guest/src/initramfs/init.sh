@@ -14,6 +14,8 @@ mount -t tmpfs -o nosuid,nodev tmpfs /dev/shm
 mount -t tmpfs -o nosuid,nodev tmpfs /run
 mount -t tmpfs -o nosuid,nodev tmpfs /tmp
 hostname ambos
+# So the kernel can switch the guest off when it is asked to from outside.
+echo /bin/poweroff -f > /proc/sys/kernel/poweroff_cmd
 
 # Tells the monitor something, in a form that a terminal would ignore.
 message() {

@@ -5,7 +5,7 @@ mod host;
 mod platform;
 
 use crate::disks::Disk;
-use crate::machine::{Assembly, ConsoleInput, MachineError};
+use crate::machine::{Assembly, FrontPanel, MachineError};
 use crate::network::Network;
 use crate::shootdown::Member;
 use crate::tsc::{self, GuestTsc};
@@ -17,7 +17,7 @@ use ambos_intercept::{Ledger, UnservedLog};
 use ambos_memory::GuestRam;
 use ambos_vcpu::{Attention, Request};
 use ambos_xen::{Domain, DomainConfig, Layout, Start, XenVcpu};
-use ambos_xen_backends::{Adapter, ControlDomain, DomainInfo, GuestPort, SharedPage};
+use ambos_xen_backends::{Adapter, ControlDomain, DomainInfo, GuestPort, PowerAction, SharedPage};
 use bridge::Bridge;
 use host::MachineHost;
 use platform::{ModelProcessor, ParaPlatform};
@@ -40,13 +40,20 @@ pub(crate) struct Parts<'a> {
     pub(crate) unserved: &'a Arc<UnservedLog>,
 }
 
-/// Typing goes into the console's ring; what has no room there waits in it.
-struct PvConsole(Arc<ControlDomain>);
+/// Typing goes into the console's ring; what has no room there waits in it. The power button is a wish
+/// in the store.
+struct PvPanel(Arc<ControlDomain>);
 
-impl ConsoleInput for PvConsole {
+impl FrontPanel for PvPanel {
     fn type_in(&self, bytes: &[u8]) -> usize {
         self.0.console_input(bytes);
         bytes.len()
+    }
+
+    fn press_power_button(&self) {
+        if !self.0.request(PowerAction::PowerOff) {
+            tracing::warn!("the guest has not said that it can be asked to switch off");
+        }
     }
 }
 
@@ -126,7 +133,7 @@ pub(crate) fn assemble(
             start_up: StartUp::ByEvent,
         });
     }
-    Ok(Assembly { vcpus, console: Arc::new(PvConsole(outside)), labels: Vec::new() })
+    Ok(Assembly { vcpus, panel: Arc::new(PvPanel(outside)), labels: Vec::new() })
 }
 
 fn control_domain(

@@ -19,6 +19,7 @@ Examples:
 
 Keys, when the console is a terminal:
   Ctrl-a x  end the guest at once
+  Ctrl-a p  press the power button: ask the guest to switch off
   Ctrl-a a  send Ctrl-a to the guest
   Ctrl-a h  show these keys
 

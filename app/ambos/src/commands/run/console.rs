@@ -249,6 +249,8 @@ pub(super) mod tests {
 
         fn mark(&self, _mark: WindowMark) {}
 
+        fn press_power_button(&self) {}
+
         fn stop(&self) {
             *self.0.lock().unwrap() += 1;
         }

@@ -6,6 +6,7 @@ const ESCAPE: u8 = 0x01;
 /// What Ctrl-a h prints.
 pub(super) const HELP: &str = "\
 Ctrl-a x  end the guest at once
+Ctrl-a p  press the power button: ask the guest to switch off
 Ctrl-a a  send Ctrl-a to the guest
 Ctrl-a h  show this help
 ";
@@ -15,6 +16,8 @@ Ctrl-a h  show this help
 pub(super) enum Request {
     /// End the guest.
     Quit,
+    /// Press the guest's power button.
+    PowerButton,
     /// Show [`HELP`].
     Help,
 }
@@ -41,6 +44,7 @@ impl Keys {
             }
             match key {
                 b'x' | b'X' => requests.push(Request::Quit),
+                b'p' | b'P' => requests.push(Request::PowerButton),
                 b'h' | b'H' | b'?' => requests.push(Request::Help),
                 b'a' | b'A' | ESCAPE => guest.push(ESCAPE),
                 // No request: both keys were meant for the guest.
@@ -60,6 +64,7 @@ mod tests {
         let mut keys = Keys::default();
         let mut guest = Vec::new();
         assert_eq!(keys.feed(b"ls\x01h\x01a\x01\x01\x01e\x03", &mut guest), [Request::Help]);
+        assert_eq!(keys.feed(b"\x01p", &mut guest), [Request::PowerButton]);
         assert_eq!(guest, b"ls\x01\x01\x01e\x03");
     }
 

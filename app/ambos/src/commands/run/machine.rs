@@ -46,6 +46,8 @@ pub(super) trait Handle: Send + Sync {
     fn send(&self, bytes: &[u8]);
     /// Something to be counted apart begins or ends.
     fn mark(&self, mark: WindowMark);
+    /// Presses the machine's power button.
+    fn press_power_button(&self);
     /// Asks the machine to end.
     fn stop(&self);
 }
@@ -224,6 +226,10 @@ impl Handle for MachineHandle {
         if let Some(windows) = &self.windows {
             windows.mark(mark);
         }
+    }
+
+    fn press_power_button(&self) {
+        self.handle.press_power_button();
     }
 
     fn stop(&self) {

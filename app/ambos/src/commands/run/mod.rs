@@ -141,6 +141,7 @@ fn forward_keys(input: impl Read, handle: &dyn Handle) {
         for request in keys.feed(typed, &mut guest) {
             match request {
                 Request::Help => eprint!("\r\n{}", keys::HELP),
+                Request::PowerButton => handle.press_power_button(),
                 // Asked twice, it is meant.
                 Request::Quit if asked.swap(true, Ordering::Relaxed) => {
                     terminal::restore();
@@ -240,6 +241,7 @@ mod tests {
     impl Handle for Idle {
         fn send(&self, _bytes: &[u8]) {}
         fn mark(&self, _mark: WindowMark) {}
+        fn press_power_button(&self) {}
         fn stop(&self) {}
     }
 
@@ -309,6 +311,7 @@ mod tests {
                 self.0.lock().unwrap().extend_from_slice(bytes);
             }
             fn mark(&self, _mark: WindowMark) {}
+            fn press_power_button(&self) {}
             fn stop(&self) {
                 self.send(b"(stop)");
             }
