@@ -18,7 +18,7 @@ use ambos_interpret::cpu::seg;
 use ambos_interpret::decode;
 use ambos_interpret::exec::native::Class;
 use iced_x86::{
-    Code as Op, Decoder, DecoderOptions, Instruction, InstructionInfoFactory, MemoryOperand,
+    Code as Op, Decoder, DecoderError, DecoderOptions, Instruction, InstructionInfoFactory, MemoryOperand,
     Mnemonic, OpAccess, OpKind, Register,
 };
 use std::rc::Rc;
@@ -30,8 +30,8 @@ const PEEK: usize = 6;
 
 /// What a block is made from.
 pub(crate) struct Source<'a> {
-    /// The page that the code lies in.
-    pub(crate) page: &'a [u8; 0x1000],
+    /// The page that the code lies in; of a straddling instruction's, also the bytes that follow it.
+    pub(crate) page: &'a [u8],
     /// Linear address of the first instruction.
     pub(crate) linear: u64,
     /// The linear address is part of the block; else it runs at any.
@@ -133,7 +133,20 @@ pub(crate) enum Done {
     Refused,
 }
 
-/// Builds the block; `None` if its first instruction is not all in its page or is none.
+/// Why there is no block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoBlock {
+    /// The first instruction goes on in the next page.
+    Straddles,
+    /// There is no instruction.
+    Undefined,
+}
+
+/// Builds the block.
+///
+/// # Errors
+///
+/// Why there is none.
 pub(crate) fn build(
     code: &mut Code,
     cpu: &mut Cpu,
@@ -141,12 +154,14 @@ pub(crate) fn build(
     stubs: Stubs,
     set: SetLayout,
     source: &Source<'_>,
-) -> Option<Built> {
+) -> Result<Built, NoBlock> {
     let start = (source.linear & 0xfff) as usize;
     let mut decoder =
         Decoder::with_ip(64, &source.page[start..], source.linear, DecoderOptions::NONE);
     let mut instructions = Vec::with_capacity(16);
-    while instructions.len() < MAX_BLOCK && decoder.can_decode() {
+    let straddling = source.page.len() > 0x1000;
+    let most = if straddling { 1 } else { MAX_BLOCK };
+    while instructions.len() < most && decoder.can_decode() {
         let instruction = decoder.decode();
         if instruction.is_invalid() {
             break;
@@ -173,7 +188,8 @@ pub(crate) fn build(
         }
     }
     if instructions.is_empty() {
-        return None;
+        let incomplete = !straddling && decoder.last_error() == DecoderError::NoMoreBytes;
+        return Err(if incomplete { NoBlock::Straddles } else { NoBlock::Undefined });
     }
     let mut builder = Builder {
         code,
@@ -205,7 +221,7 @@ pub(crate) fn build(
         builder.edge(next, None, 0);
     }
     builder.finish();
-    Some(builder.built)
+    Ok(builder.built)
 }
 
 impl Builder<'_> {
@@ -255,6 +271,18 @@ impl Builder<'_> {
             })
             .collect();
         liveness::at_start(next.iter())
+    }
+
+    /// Whether the instruction at an offset in the page goes on in the next one.
+    pub(crate) fn straddles(&self, offset: u64) -> bool {
+        const LONGEST: u64 = 15;
+        if offset <= 0x1000 - LONGEST {
+            return false;
+        }
+        let bytes = &self.source.page[offset as usize..0x1000];
+        let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
+        let _ = decoder.decode();
+        decoder.last_error() == DecoderError::NoMoreBytes
     }
 
     /// The entries.

@@ -16,6 +16,9 @@ pub(crate) struct Key {
     pub(crate) linear_page: u64,
     /// The mode that the code was translated for.
     pub(crate) mode: u32,
+    /// Guest-physical address, plus one, of the page in which the instruction ends, if that is another
+    /// one; else zero.
+    pub(crate) tail: u64,
 }
 
 /// Multiplies and folds: keys are few words of well-spread addresses.
@@ -55,6 +58,8 @@ pub(crate) enum Place {
     Cold(u32),
     /// Translated, as this block.
     Block(u32),
+    /// Its first instruction ends in the next page: blocks are found by both pages.
+    Straddles,
     /// Cannot be translated.
     Never,
 }
@@ -129,7 +134,7 @@ impl Cache {
         &mut self,
         key: Key,
         absolute: bool,
-        page: (usize, u32),
+        pages: &[(usize, u32)],
         start: u64,
         length: usize,
         built: Built,
@@ -149,21 +154,22 @@ impl Cache {
             map: built.map,
         });
         self.sites.extend(built.sites);
-        let (ram_page, version) = page;
-        let page = self.pages.entry(ram_page).or_insert_with(|| Page {
-            version,
-            blocks: Vec::new(),
-            places: Vec::new(),
-        });
-        page.blocks.push(number);
+        for &(ram_page, version) in pages {
+            let page = self.pages.entry(ram_page).or_insert_with(|| Page {
+                version,
+                blocks: Vec::new(),
+                places: Vec::new(),
+            });
+            page.blocks.push(number);
+        }
         self.places.insert(key, Place::Block(number));
         number
     }
 
-    /// Notes a place of a page that cannot be translated, until the page changes.
-    pub(crate) fn add_never(&mut self, key: Key, page: (usize, u32)) {
+    /// Notes something else of a place of a page, until the page changes.
+    pub(crate) fn add_place(&mut self, key: Key, page: (usize, u32), place: Place) {
         let (ram_page, version) = page;
-        self.places.insert(key, Place::Never);
+        self.places.insert(key, place);
         self.pages
             .entry(ram_page)
             .or_insert_with(|| Page { version, blocks: Vec::new(), places: Vec::new() })

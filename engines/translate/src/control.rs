@@ -104,7 +104,8 @@ impl Builder<'_> {
 
     /// Goes on at `target`, relative to the page, if the condition holds.
     pub(crate) fn edge(&mut self, target: u64, condition: Option<u8>, stack: i64) {
-        let inside = target < 0x1000;
+        // A straddling instruction depends on where the next page is mapped, as far ones do.
+        let inside = target < 0x1000 && !self.straddles(target);
         match condition {
             Some(condition) => {
                 let displacement = self.code.jump_if(condition, 0);

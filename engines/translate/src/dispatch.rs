@@ -1,7 +1,7 @@
 //! The loop between blocks: what runs next, and what each exit of translated code wants.
 
 use crate::apart::Run;
-use crate::build::{self, Source};
+use crate::build::{self, NoBlock, Source};
 use crate::cache::{Cache, Key, Place};
 use crate::emit::Code;
 use crate::layout::{Head, SetLayout, Slots};
@@ -17,6 +17,7 @@ use ambos_interpret::Cpu;
 use ambos_interpret::cpu::RIP;
 use ambos_interpret::exec::native::Class;
 use ambos_interpret::exit::Exit;
+use ambos_interpret::fetch::CodePage;
 use ambos_interpret::mmu::{Access, BANKS, Bank, HostRange, SETS, Tlb, is_canonical};
 use ambos_memory::{GuestRam, PageFlags};
 use ambos_vcpu::{Attention, CpuState, Engine, Platform, Request, Stop};
@@ -174,15 +175,16 @@ impl Translator {
         let mode = self.mode()?;
         let rip = self.head.cpu.native.gpr[RIP];
         let Ok(page) = self.head.cpu.code_page(platform, rip) else { return None };
-        let version = self.head.cpu.ram.page_flags().version(page.ram_page);
         let absolute = self.head.cpu.mode.cpl != 3;
         let key = Key {
             gpa: page.gpa_page | rip & 0xfff,
             linear_page: if absolute { rip & !0xfff } else { 0 },
             mode,
+            tail: 0,
         };
         let count = match self.cache.get(key) {
             Some(Place::Block(block)) => return Some(block),
+            Some(Place::Straddles) => return self.find_straddling(platform, key, absolute, page),
             Some(Place::Never) => return None,
             Some(Place::Cold(count)) => count + 1,
             None => 1,
@@ -191,9 +193,38 @@ impl Translator {
             self.cache.set(key, Place::Cold(count));
             return None;
         }
-        // From here on writes to the page are noticed; only then may its bytes be read.
-        let flags = Arc::clone(&self.head.cpu.ram);
-        if flags.page_flags().set(page.ram_page, PageFlags::CODE) & PageFlags::CODE == 0 {
+        let version = self.watch(platform, page);
+        self.translate(key, absolute, &[(page, version)])
+    }
+
+    /// The block of one instruction at the instruction pointer that ends in the next page.
+    fn find_straddling(
+        &mut self,
+        platform: &mut dyn Platform,
+        key: Key,
+        absolute: bool,
+        page: CodePage,
+    ) -> Option<u32> {
+        let next = (self.head.cpu.native.gpr[RIP] & !0xfff).wrapping_add(0x1000);
+        // The interpreter raises the fault of the fetch.
+        let Ok(tail) = self.head.cpu.code_page(platform, next) else { return None };
+        let key = Key { tail: tail.gpa_page + 1, ..key };
+        match self.cache.get(key) {
+            Some(Place::Block(block)) => Some(block),
+            Some(_) => None,
+            None => {
+                let pages = [(page, self.watch(platform, page)), (tail, self.watch(platform, tail))];
+                self.translate(key, absolute, &pages)
+            }
+        }
+    }
+
+    /// Sees to it that writes to a page are noticed: only then may code be made of its bytes. Returns the
+    /// code version that such code is of.
+    fn watch(&mut self, platform: &mut dyn Platform, page: CodePage) -> u32 {
+        let ram = Arc::clone(&self.head.cpu.ram);
+        let version = ram.page_flags().version(page.ram_page);
+        if ram.page_flags().set(page.ram_page, PageFlags::CODE) & PageFlags::CODE == 0 {
             self.head.cpu.tlb.protect_host_page(page.host_page);
             platform.flush_others();
             // Others may have waited for this vCPU meanwhile.
@@ -202,25 +233,28 @@ impl Translator {
         if self.cache.is_outdated(page.ram_page, version) {
             self.invalidate(page.ram_page);
         }
-        self.translate(key, absolute, page.host_page, (page.ram_page, version))
+        version
     }
 
-    fn translate(
-        &mut self,
-        key: Key,
-        absolute: bool,
-        host_page: usize,
-        page: (usize, u32),
-    ) -> Option<u32> {
-        let mut bytes = [0; 0x1000];
-        #[expect(unsafe_code, reason = "guest RAM is shared with other vCPUs")]
-        // SAFETY: `host_page` is a mapped page of guest RAM.
-        unsafe {
-            mem::copy_from(host_page, &mut bytes);
+    /// Translates the block at the instruction pointer. Of two pages the second holds the end of its one
+    /// instruction.
+    fn translate(&mut self, key: Key, absolute: bool, pages: &[(CodePage, u32)]) -> Option<u32> {
+        const TAIL: usize = 15;
+        let mut bytes = [0; 0x1000 + TAIL];
+        for (index, (page, _)) in pages.iter().take(2).enumerate() {
+            let (start, end) = if index == 0 { (0, 0x1000) } else { (0x1000, 0x1000 + TAIL) };
+            #[expect(unsafe_code, reason = "guest RAM is shared with other vCPUs")]
+            // SAFETY: `host_page` is a mapped page of guest RAM, and at most a page is copied.
+            unsafe {
+                mem::copy_from(page.host_page, &mut bytes[start..end]);
+            }
         }
+        let bytes = if pages.len() > 1 { &bytes[..] } else { &bytes[..0x1000] };
+        let versions: Vec<(usize, u32)> =
+            pages.iter().map(|&(page, version)| (page.ram_page, version)).collect();
         for attempt in 0..2 {
             let source = Source {
-                page: &bytes,
+                page: bytes,
                 linear: self.head.cpu.native.gpr[RIP],
                 absolute,
                 block: self.cache.blocks.len() as u32,
@@ -239,9 +273,18 @@ impl Translator {
                 set,
                 &source,
             );
-            let Some(built) = built else {
-                self.cache.add_never(key, page);
-                return None;
+            let built = match built {
+                Ok(built) => built,
+                Err(why) => {
+                    let place = match why {
+                        NoBlock::Straddles => Place::Straddles,
+                        NoBlock::Undefined => Place::Never,
+                    };
+                    for &page in &versions {
+                        self.cache.add_place(key, page, place);
+                    }
+                    return None;
+                }
             };
             if self.arena.push(&self.code.0.bytes).is_some() {
                 self.statistics.blocks += 1;
@@ -252,7 +295,7 @@ impl Translator {
                 if let Some(map) = &mut self.perf_map {
                     map.add(start, length, source.linear);
                 }
-                return Some(self.cache.add(key, absolute, page, start, length, built));
+                return Some(self.cache.add(key, absolute, &versions, start, length, built));
             }
             if attempt == 0 {
                 self.flush();
@@ -271,10 +314,8 @@ impl Translator {
 
     fn invalidate(&mut self, ram_page: usize) {
         let dropped = self.cache.invalidate(&mut self.arena, ram_page);
-        if dropped != 0 {
-            self.statistics.invalidated += dropped;
-            self.head.cpu.tlb.clear_all_jumps();
-        }
+        // Jump caches may go on leading to them: their entries lead out.
+        self.statistics.invalidated += dropped;
     }
 
     /// Drops blocks whose guest code was written to.
@@ -351,9 +392,10 @@ impl Translator {
         let set = self.head.cpu.mmu_index;
         let bank = self.head.cpu.tlb.current_bank();
         let rip = self.head.cpu.native.gpr[RIP];
-        let Block { external, mode } = {
+        let Block { external, mode, straddles } = {
             let block = &self.cache.blocks[block as usize];
-            Block { external: block.external, mode: block.key.mode }
+            let straddles = block.key.tail != 0;
+            Block { external: block.external, mode: block.key.mode, straddles }
         };
         if self.options.apart {
             self.head.slots.scratch[0] = rip;
@@ -363,7 +405,7 @@ impl Translator {
             self.jump_modes[bank][set] = mode;
             self.head.cpu.tlb.clear_jumps(set);
         }
-        self.head.cpu.tlb.set_jump(set, rip, external as usize);
+        self.head.cpu.tlb.set_jump(set, rip, straddles, external as usize);
         self.head.slots.scratch[0] = rip;
         external
     }
@@ -394,6 +436,9 @@ impl Translator {
                 let Some(found) = self.find(platform) else { return Next::Boundary };
                 let backward = target <= u64::from(offset);
                 let next = &self.cache.blocks[found as usize];
+                if next.key.tail != 0 {
+                    return Next::Boundary;
+                }
                 let entry = if backward { next.polling } else { next.body };
                 // Translation may have flushed everything, and the page's code may have changed.
                 let valid = self
@@ -595,6 +640,7 @@ impl Translator {
 struct Block {
     external: u64,
     mode: u32,
+    straddles: bool,
 }
 
 /// Whether the TLB has a translation now.

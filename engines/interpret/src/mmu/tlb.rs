@@ -17,9 +17,9 @@ use std::sync::Arc;
 
 /// Translations in each direct-mapped cache.
 pub const ENTRIES: usize = 1024;
-/// Entries of a jump cache, found by the low 12 bits of the sum of the address and the address rotated right
+/// Entries of a jump cache, found by the low 13 bits of the sum of the address and the address rotated right
 /// by 12.
-pub const JUMPS: usize = 4096;
+pub const JUMPS: usize = 8192;
 /// Address spaces that are cached at the same time.
 pub const BANKS: usize = 8;
 /// Kinds of access with caches of their own.
@@ -78,6 +78,8 @@ pub(crate) struct FetchEntry {
     pub(crate) gpa_page: u64,
     pub(crate) host_page: usize,
     pub(crate) ram_page: usize,
+    /// Jumps to code of the page may be cached.
+    jumps: bool,
 }
 
 /// Fetch translations of one bank and privilege.
@@ -261,20 +263,29 @@ impl Tlb {
         let slot = fetch_slot(linear);
         let fetches = &mut self.fetches[current][usize::from(user)];
         let evicted = std::mem::replace(&mut fetches.pages[slot], linear & !0xfff);
-        let entry = FetchEntry { gpa_page, host_page, ram_page };
-        fetches.entries[slot] = entry;
-        if evicted != NO_PAGE {
-            self.clear_jumps_into(current, user, evicted);
+        let entry = FetchEntry { gpa_page, host_page, ram_page, jumps: false };
+        let had_jumps = std::mem::replace(&mut fetches.entries[slot], entry).jumps;
+        if evicted != NO_PAGE && had_jumps {
+            self.drop_jumps(current, user, evicted);
         }
         entry
     }
 
     /// Enters generated code for `linear` into the current bank's jump cache. The page must have a
-    /// fetch translation.
-    pub fn set_jump(&mut self, set: usize, linear: u64, code: usize) {
+    /// fetch translation, and the next one as well if the code `straddles` into it.
+    pub fn set_jump(&mut self, set: usize, linear: u64, straddles: bool, code: usize) {
         let current = self.current;
-        if self.lookup_fetch(set == Self::USER, linear).is_none() || set >= SETS {
+        if set >= SETS {
             return;
+        }
+        let pages = [Some(linear), straddles.then(|| linear.wrapping_add(0x1000))];
+        for linear in pages.into_iter().flatten() {
+            let fetches = &mut self.fetches[current][usize::from(set == Self::USER)];
+            let slot = fetch_slot(linear);
+            if fetches.pages[slot] != linear & !0xfff {
+                return;
+            }
+            fetches.entries[slot].jumps = true;
         }
         self.banks[current].filled[set] = true;
         self.bank_mut(current).sets[set].jumps[jump_slot(linear)] =
@@ -299,9 +310,8 @@ impl Tlb {
     }
 
     fn clear_jump_cache(set: &mut Set) {
-        set.jumps.fill(Jump { negated: 0, code: 0 });
-        // An address of zero belongs into the first entry.
-        set.jumps[0].negated = 1;
+        set.jumps.fill(no_jump(1));
+        set.jumps[0] = no_jump(0);
     }
 
     fn clear_jumps_of(&mut self, bank: usize, user: bool) {
@@ -312,23 +322,22 @@ impl Tlb {
         }
     }
 
-    /// Empties the entries of jump caches that lead into one page.
-    fn clear_jumps_into(&mut self, bank: usize, user: bool, page: u64) {
-        for &set in Self::jump_sets(user) {
+    /// Drops the cached jumps of one bank to code of the page at `page`, and to instructions that end in it.
+    fn drop_jumps(&mut self, bank: usize, user: bool, page: u64) {
+        const LONGEST: u64 = 15;
+        let sets: &[usize] =
+            if user { &[Self::USER] } else { &[Self::SUPERVISOR, Self::SUPERVISOR_AC] };
+        for &set in sets {
             if !self.banks[bank].filled[set] {
                 continue;
             }
             for (slot, jump) in self.bank_mut(bank).sets[set].jumps.iter_mut().enumerate() {
-                if jump.code != 0 && jump.negated.wrapping_neg() & !0xfff == page {
-                    *jump = Jump { negated: u64::from(slot == 0), code: 0 };
+                let linear = jump.negated.wrapping_neg();
+                if linear.wrapping_sub(page).wrapping_add(LONGEST) < 0x1000 + LONGEST {
+                    *jump = no_jump(slot);
                 }
             }
         }
-    }
-
-    /// The sets with jumps of one privilege.
-    fn jump_sets(user: bool) -> &'static [usize] {
-        if user { &[Self::USER] } else { &[Self::SUPERVISOR, Self::SUPERVISOR_AC] }
     }
 
     /// Drops the write translations of a host page: writes to it must be looked at from now on.
@@ -414,7 +423,9 @@ impl Tlb {
                 let pages = &mut self.fetches[bank][usize::from(user)].pages;
                 if pages[fetch] == page {
                     pages[fetch] = NO_PAGE;
-                    self.clear_jumps_into(bank, user, page);
+                    if self.fetches[bank][usize::from(user)].entries[fetch].jumps {
+                        self.drop_jumps(bank, user, page);
+                    }
                 }
             }
         }
@@ -460,6 +471,11 @@ impl Tlb {
         self.banks[bank].used = self.switches;
         self.current = bank;
     }
+}
+
+/// An empty entry of a jump cache: an address of zero belongs into the first one.
+fn no_jump(slot: usize) -> Jump {
+    Jump { negated: u64::from(slot == 0), code: 0 }
 }
 
 fn clear_entries(entries: &mut [Entry; ENTRIES]) {
@@ -526,11 +542,11 @@ mod tests {
     #[test]
     fn jumps_go_with_the_fetch_translation_of_their_page() {
         let mut tlb = Tlb::new().unwrap();
-        let jump = |tlb: &Tlb| tlb.bank(tlb.current).sets[Tlb::USER].jumps[0x17];
-        tlb.set_jump(Tlb::USER, 0x7010, 99);
+        let jump = |tlb: &Tlb| tlb.bank(tlb.current).sets[Tlb::USER].jumps[jump_slot(0x7010)];
+        tlb.set_jump(Tlb::USER, 0x7010, false, 99);
         assert_eq!(jump(&tlb).code, 0);
         tlb.insert_fetch(true, 0x7000, 0, 0, 0);
-        tlb.set_jump(Tlb::USER, 0x7010, 99);
+        tlb.set_jump(Tlb::USER, 0x7010, false, 99);
         assert_eq!(jump(&tlb).code, 99);
         tlb.flush_page(0x9000);
         assert_eq!(jump(&tlb).code, 99);
