@@ -18,8 +18,8 @@ use ambos_interpret::cpu::seg;
 use ambos_interpret::decode;
 use ambos_interpret::exec::native::Class;
 use iced_x86::{
-    Code as Op, Decoder, DecoderError, DecoderOptions, Instruction, InstructionInfoFactory, MemoryOperand,
-    Mnemonic, OpAccess, OpKind, Register,
+    Code as Op, Decoder, DecoderError, DecoderOptions, Instruction, InstructionInfoFactory,
+    MemoryOperand, Mnemonic, OpAccess, OpKind, Register,
 };
 use std::rc::Rc;
 

@@ -213,7 +213,8 @@ impl Translator {
             Some(Place::Block(block)) => Some(block),
             Some(_) => None,
             None => {
-                let pages = [(page, self.watch(platform, page)), (tail, self.watch(platform, tail))];
+                let pages =
+                    [(page, self.watch(platform, page)), (tail, self.watch(platform, tail))];
                 self.translate(key, absolute, &pages)
             }
         }
