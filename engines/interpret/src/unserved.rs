@@ -75,7 +75,7 @@ impl Cpu {
         let mut known = 0;
         while known < bytes.len() {
             let linear = self.code_linear(rip.wrapping_add(known as u64));
-            let Some(page) = self.tlb.lookup_fetch(self.mode.cpl == 3, linear) else { break };
+            let Some(page) = self.tlb.peek_fetch(self.mode.cpl == 3, linear) else { break };
             let offset = (linear & 0xfff) as usize;
             let length = (bytes.len() - known).min(0x1000 - offset);
             #[expect(unsafe_code, reason = "guest RAM is shared with other vCPUs")]

@@ -9,7 +9,7 @@ use crate::classify::{Action, class, classify};
 use crate::emit::{Code, Mem, reg};
 use crate::layout::{self, SetLayout};
 use crate::liveness;
-use crate::memory::Operand;
+use crate::memory::{ColdProbe, Operand};
 use crate::site::{Kind, Site};
 use crate::statistics::Statistics;
 use crate::stubs::Stubs;
@@ -17,6 +17,7 @@ use ambos_interpret::Cpu;
 use ambos_interpret::cpu::seg;
 use ambos_interpret::decode;
 use ambos_interpret::exec::native::Class;
+use ambos_interpret::mmu::SETS;
 use iced_x86::{
     Code as Op, Decoder, DecoderError, DecoderOptions, Instruction, InstructionInfoFactory,
     MemoryOperand, Mnemonic, OpAccess, OpKind, Register,
@@ -75,8 +76,18 @@ pub(crate) struct Home {
 struct Cold {
     displacement: u64,
     site: u32,
-    /// Registers and cache of a probe whose address is to be restored.
-    restore: Option<(u8, u8, i32)>,
+    kind: ColdKind,
+}
+
+/// What code off the straight path does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ColdKind {
+    /// It leaves.
+    Leave,
+    /// It looks into the second level of the TLB.
+    Probe(ColdProbe),
+    /// It looks into the second level of a set's jump cache.
+    Jump(usize),
 }
 
 /// A jump to another page off the straight path.
@@ -90,10 +101,11 @@ pub(crate) struct Far {
 pub(crate) struct Builder<'a> {
     pub(crate) code: &'a mut Code,
     pub(crate) set: SetLayout,
+    pub(crate) set_number: usize,
     pub(crate) counters: &'a mut Statistics,
     pub(crate) cpu: &'a mut Cpu,
     pub(crate) source: &'a Source<'a>,
-    stubs: Stubs,
+    pub(crate) stubs: &'a Stubs,
     info: InstructionInfoFactory,
     pub(crate) homes: [Home; 2],
     colds: Vec<Cold>,
@@ -151,8 +163,8 @@ pub(crate) fn build(
     code: &mut Code,
     cpu: &mut Cpu,
     counters: &mut Statistics,
-    stubs: Stubs,
-    set: SetLayout,
+    stubs: &Stubs,
+    sets: &[SetLayout; SETS],
     source: &Source<'_>,
 ) -> Result<Built, NoBlock> {
     let start = (source.linear & 0xfff) as usize;
@@ -191,9 +203,11 @@ pub(crate) fn build(
         let incomplete = !straddling && decoder.last_error() == DecoderError::NoMoreBytes;
         return Err(if incomplete { NoBlock::Straddles } else { NoBlock::Undefined });
     }
+    let set_number = cpu.mmu_index.min(SETS - 1);
     let mut builder = Builder {
         code,
-        set,
+        set: sets[set_number],
+        set_number,
         counters,
         cpu,
         source,
@@ -301,7 +315,7 @@ impl Builder<'_> {
             // cmp dword ptr [r10], 0
             self.code.raw(&[0x41, 0x83, 0x3a, 0]);
             let displacement = self.code.jump_if(5, 0);
-            self.cold(displacement, site, None);
+            self.cold(displacement, site, ColdKind::Leave);
         } else {
             self.code.store(Mem::Gs(layout::SAVED_RCX), reg::RCX);
             self.code.constant(reg::R10, self.source.attention);
@@ -311,7 +325,7 @@ impl Builder<'_> {
             self.code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
             let displacement = self.code.jump(0);
             debug_assert_eq!(self.code.here() - here, 14);
-            self.cold(displacement, site, None);
+            self.cold(displacement, site, ColdKind::Leave);
             self.code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
         }
         self.built.entries[2] = offset(self.code.here());
@@ -331,13 +345,17 @@ impl Builder<'_> {
     }
 
     /// Lets a jump lead to code that leaves at `site`.
-    pub(crate) fn cold(&mut self, displacement: u64, site: u32, restore: Option<(u8, u8, i32)>) {
-        self.colds.push(Cold { displacement, site, restore });
+    pub(crate) fn cold(&mut self, displacement: u64, site: u32, kind: ColdKind) {
+        self.colds.push(Cold { displacement, site, kind });
+    }
+
+    fn note_site(&mut self, site: u32) {
+        self.code.op(false, &[0xc7], 0, Mem::Gs(layout::SITE));
+        self.code.raw(&site.to_le_bytes());
     }
 
     pub(crate) fn leave_at(&mut self, site: u32) {
-        self.code.op(false, &[0xc7], 0, Mem::Gs(layout::SITE));
-        self.code.raw(&site.to_le_bytes());
+        self.note_site(site);
         self.code.jump(self.stubs.exit);
     }
 
@@ -726,10 +744,14 @@ impl Builder<'_> {
                 self.built.leave = (here - base) as u32;
             }
             self.code.bind(cold.displacement, here);
-            if let Some((first, second, cache)) = cold.restore {
-                self.code.op(true, &[0x33], first, Mem::GsBase(second, cache));
+            match cold.kind {
+                ColdKind::Leave => self.leave_at(cold.site),
+                ColdKind::Probe(probe) => self.cold_probe(cold.site, probe),
+                ColdKind::Jump(set) => {
+                    self.note_site(cold.site);
+                    self.code.jump(self.stubs.second.jump(set));
+                }
             }
-            self.leave_at(cold.site);
         }
     }
 }

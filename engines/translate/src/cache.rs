@@ -2,7 +2,7 @@
 
 use crate::build::Built;
 use crate::emit::relative;
-use crate::site::Site;
+use crate::site::{Kind, Site};
 use ambos_hostcode::Arena;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -82,6 +82,8 @@ pub(crate) struct Block {
     pub(crate) linear_page: Option<u64>,
     /// The guest code changed.
     pub(crate) stale: bool,
+    /// Numbers of its sites.
+    sites: std::ops::Range<usize>,
     map: Vec<(u32, u16)>,
 }
 
@@ -151,6 +153,7 @@ impl Cache {
             leave: start + u64::from(built.leave),
             linear_page: absolute.then_some(key.linear_page),
             stale: false,
+            sites: self.sites.len()..self.sites.len() + built.sites.len(),
             map: built.map,
         });
         self.sites.extend(built.sites);
@@ -181,6 +184,13 @@ impl Cache {
     pub(crate) fn block_at(&self, pc: u64) -> Option<u32> {
         let index = self.blocks.partition_point(|block| block.start <= pc).checked_sub(1)?;
         (pc < self.blocks[index].end).then_some(index as u32)
+    }
+
+    /// The site of the memory operand that goes on at `ready` with what the TLB has.
+    pub(crate) fn operand_site(&self, ready: u64) -> Option<&Site> {
+        let block = &self.blocks[self.block_at(ready)? as usize];
+        let sites = self.sites.get(block.sites.clone())?;
+        sites.iter().find(|site| matches!(site.kind, Kind::Miss { ready: at, .. } if at == ready))
     }
 
     /// Drops the blocks of a page; returns how many. Jumps to them from outside the page must be

@@ -1,7 +1,7 @@
 //! Pushes, and how blocks go on: to another place in the page by a jump that is linked when it is
 //! first taken, elsewhere through the jump cache.
 
-use crate::build::{Builder, Done, Far, Home, home_of};
+use crate::build::{Builder, ColdKind, Done, Far, Home, home_of};
 use crate::emit::{Mem, reg};
 use crate::layout;
 use crate::memory::Operand;
@@ -111,7 +111,7 @@ impl Builder<'_> {
                 let displacement = self.code.jump_if(condition, 0);
                 if inside {
                     let site = self.site(Kind::Link { patch: displacement, target });
-                    self.cold(displacement, site, None);
+                    self.cold(displacement, site, ColdKind::Leave);
                 } else {
                     self.fars.push(Far { displacement, target, offset: self.offset });
                 }
@@ -119,7 +119,7 @@ impl Builder<'_> {
             None if inside => {
                 let displacement = self.code.jump(0);
                 let site = self.site(Kind::Link { patch: displacement, target });
-                self.cold(displacement, site, None);
+                self.cold(displacement, site, ColdKind::Leave);
             }
             None => self.far_edge(target, stack),
         }
@@ -160,7 +160,7 @@ impl Builder<'_> {
         self.code.raw(&[0xe3, 14]);
         self.code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
         let displacement = self.code.jump(0);
-        self.cold(displacement, site, None);
+        self.cold(displacement, site, ColdKind::Jump(self.set_number));
         self.code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
         // jmp [entry's code]
         self.code.op(false, &[0xff], 4, Mem::GsIndex8(reg::R11, jumps + 8));

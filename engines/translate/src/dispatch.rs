@@ -8,6 +8,7 @@ use crate::layout::{Head, SetLayout, Slots};
 use crate::native::SharedHead;
 use crate::options::{Options, TranslatorError};
 use crate::perf_map::PerfMap;
+use crate::second;
 use crate::site::Kind;
 use crate::statistics::Statistics;
 use crate::stubs::{self, Stubs};
@@ -108,7 +109,8 @@ impl Translator {
         let mut arena = Arena::new(options.code_cache.max(1 << 20))?;
         let mut code = Code::new();
         code.start(arena.next_address() as u64);
-        let stubs = stubs::generate(&mut code);
+        let sets = std::array::from_fn(|set| SetLayout::new(head_size, set));
+        let stubs = stubs::generate(&mut code, &sets);
         if arena.push(&code.bytes).is_none() {
             return Err(TranslatorError::Areas);
         }
@@ -129,7 +131,7 @@ impl Translator {
             perf_map,
             stubs,
             stubs_size: arena.used(),
-            sets: std::array::from_fn(|set| SetLayout::new(head_size, set)),
+            sets,
             attention_address,
             cache: Cache::default(),
             statistics: Statistics::default(),
@@ -263,15 +265,14 @@ impl Translator {
                 attention: self.attention_address,
                 apart: self.options.apart,
             };
-            let set = self.sets[self.head.cpu.mmu_index];
             let start = self.arena.next_address() as u64;
             self.code.0.start(start);
             let built = build::build(
                 &mut self.code.0,
                 &mut self.head.cpu,
                 &mut self.statistics,
-                self.stubs,
-                set,
+                &self.stubs,
+                &self.sets,
                 &source,
             );
             let built = match built {
@@ -413,9 +414,11 @@ impl Translator {
 
     /// Serves an exit.
     fn serve(&mut self, platform: &mut dyn Platform, site: u32) -> Next {
-        let Some(site) = self.cache.sites.get(site as usize) else {
-            return self.serve_fault(platform);
+        let site = match site {
+            second::MISS => self.cache.operand_site(self.head.slots.found),
+            number => self.cache.sites.get(number as usize),
         };
+        let Some(site) = site else { return self.serve_fault(platform) };
         let (block, offset) = (site.block, site.offset);
         let base = self.page_of(block);
         self.run.last = Some(base.wrapping_add(u64::from(offset)));
@@ -475,7 +478,7 @@ impl Translator {
                     None => Next::Boundary,
                 }
             }
-            Kind::Miss { in_r11, size, write, flags_in_rax, retry } => {
+            Kind::Miss { in_r11, size, write, flags_in_rax, retry, .. } => {
                 self.statistics.tlb_misses += 1;
                 let (next, length) = (site.next, site.length);
                 let linear = self.head.slots.scratch[usize::from(in_r11)];

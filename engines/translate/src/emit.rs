@@ -194,6 +194,24 @@ impl Code {
         self.raw(&value.to_le_bytes());
     }
 
+    /// `lea reg, [rip + ...]`: the address of a place in the code, which is bound later if it is zero; returns
+    /// the address of the displacement.
+    pub(crate) fn address(&mut self, reg: u8, target: u64) -> u64 {
+        self.raw(&[0x48 | (reg >> 3) << 2, 0x8d, 0x05 | (reg & 7) << 3]);
+        self.displacement(target)
+    }
+
+    /// `imul reg, reg, value` on 64 bits.
+    pub(crate) fn imul(&mut self, reg: u8, value: u32) {
+        self.raw(&[0x48 | (reg >> 3) << 2 | reg >> 3, 0x69, 0xc0 | (reg & 7) << 3 | reg & 7]);
+        self.raw(&value.to_le_bytes());
+    }
+
+    /// `shr reg, count` on 64 bits.
+    pub(crate) fn shr(&mut self, reg: u8, count: u8) {
+        self.raw(&[0x48 | reg >> 3, 0xc1, 0xe8 | reg & 7, count]);
+    }
+
     /// `jmp target`; returns the address of the displacement.
     pub(crate) fn jump(&mut self, target: u64) -> u64 {
         self.raw(&[0xe9]);
@@ -255,6 +273,9 @@ mod tests {
         assert_eq!(text(|c| c.and32(11, 0x3ff0)), "and $0x3FF0,%r11d;");
         assert_eq!(text(|c| c.cmp(10, 0xff8)), "cmp $0xFF8,%r10;");
         assert_eq!(text(|c| c.copy(10, 4)), "mov %rsp,%r10;");
+        assert_eq!(text(|c| c.imul(11, 0x61c8_8647)), "imul $0x61C88647,%r11;");
+        assert_eq!(text(|c| c.shr(10, 20)), "shr $0x14,%r10;");
+        assert_eq!(text(|c| drop(c.address(11, 0x1010))), "lea 0x1010,%r11;");
         assert_eq!(
             text(|c| c.op(true, &[0x33], 10, Mem::GsBase(11, 0x4000))),
             "xor %gs:0x4000(%r11),%r10;"

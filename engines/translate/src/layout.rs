@@ -30,6 +30,8 @@ pub(crate) struct Slots {
     pub(crate) saved_rcx: u64,
     /// A value that waits for the next memory operand.
     pub(crate) waiting: u64,
+    /// Where code that looks into the second level of a cache goes on.
+    pub(crate) found: u64,
     /// Number of the exit taken.
     pub(crate) site: u64,
     /// Linear address of the page that position-independent code runs in.
@@ -62,6 +64,7 @@ slot!(FLAGS, flags);
 slot!(SAVED_RAX, saved_rax);
 slot!(SAVED_RCX, saved_rcx);
 slot!(WAITING, waiting);
+slot!(FOUND, found);
 slot!(SITE, site);
 slot!(CODE_BASE, code_base);
 slot!(JUMP_MASK, jump_mask);
@@ -116,6 +119,12 @@ pub(crate) struct SetLayout {
     pub(crate) write: i32,
     /// Jump cache.
     pub(crate) jumps: i32,
+    /// Second level of the cache of pages that may be read.
+    pub(crate) read_second: i32,
+    /// Second level of the cache of pages that may be written.
+    pub(crate) write_second: i32,
+    /// Second level of the jump cache.
+    pub(crate) jumps_second: i32,
 }
 
 impl SetLayout {
@@ -126,6 +135,9 @@ impl SetLayout {
             read: (set + offset_of!(Set, read)) as i32,
             write: (set + offset_of!(Set, write)) as i32,
             jumps: (set + offset_of!(Set, jumps)) as i32,
+            read_second: (set + offset_of!(Set, read_second)) as i32,
+            write_second: (set + offset_of!(Set, write_second)) as i32,
+            jumps_second: (set + offset_of!(Set, jumps_second)) as i32,
         }
     }
 }

@@ -11,9 +11,9 @@
 //! - [`build`]: from guest instructions to host code; [`classify`], [`liveness`], [`emit`].
 //! - [`control`]: how blocks go on.
 //! - [`system`]: frequent system instructions.
-//! - [`memory`]: how memory operands are reached.
 //! - [`apart`]: running one block alone, for those who look on.
 //! - [`perf_map`]: names for profilers.
+//! - [`memory`], [`second`]: how memory operands are reached.
 //! - [`stubs`], [`layout`], [`native`]: entry, exit and the data that generated code shares.
 #![allow(rustdoc::private_intra_doc_links, reason = "the map of the crate is for its readers")]
 
@@ -30,6 +30,7 @@ mod memory;
 mod native;
 mod options;
 mod perf_map;
+mod second;
 mod site;
 mod statistics;
 mod stubs;

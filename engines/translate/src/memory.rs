@@ -6,7 +6,7 @@
 //! that the operand does not cross into the next one: of the exclusive or of address and tag nothing may
 //! remain but an offset that leaves room for the operand.
 
-use crate::build::Builder;
+use crate::build::{Builder, ColdKind};
 use crate::emit::{Mem, reg};
 use crate::layout;
 use crate::site::Kind;
@@ -21,6 +21,20 @@ pub(crate) struct Operand {
     pub(crate) write: bool,
     /// The flags hold something that is still needed.
     pub(crate) flags_live: bool,
+}
+
+/// A probe that the first level of the TLB may fail.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ColdProbe {
+    /// The address is in R11, not R10.
+    in_r11: bool,
+    /// The first level.
+    cache: i32,
+    /// Where to go on.
+    ready: u64,
+    size: usize,
+    write: bool,
+    set: usize,
 }
 
 impl Builder<'_> {
@@ -41,19 +55,32 @@ impl Builder<'_> {
         self.code.cmp(first, 0x1000 - size as i32);
         let miss = self.code.jump_if(7, 0);
         self.code.load(second, Mem::GsBase(second, cache + 8));
+        let ready = self.code.here();
         if flags_live {
             // add al, 127; sahf
             self.code.raw(&[0x04, 127, 0x9e]);
             self.code.load(reg::RAX, Mem::Gs(layout::SAVED_RAX));
         }
-        let kind = Kind::Miss {
-            in_r11: first == reg::R11,
-            size: size as u8,
-            write,
-            flags_in_rax: flags_live,
-            retry,
-        };
+        let in_r11 = first == reg::R11;
+        let kind =
+            Kind::Miss { in_r11, size: size as u8, write, flags_in_rax: flags_live, retry, ready };
         let site = self.site(kind);
-        self.cold(miss, site, Some((first, second, cache)));
+        let cold = ColdProbe { in_r11, cache, ready, size, write, set: self.set_number };
+        self.cold(miss, site, ColdKind::Probe(cold));
+    }
+
+    /// Emits what a probe does off the straight path.
+    pub(crate) fn cold_probe(&mut self, site: u32, probe: ColdProbe) {
+        let ColdProbe { in_r11, cache, ready, size, write, set } = probe;
+        let (first, second) = if in_r11 { (reg::R11, reg::R10) } else { (reg::R10, reg::R11) };
+        // The address again.
+        self.code.op(true, &[0x33], first, Mem::GsBase(second, cache));
+        match self.stubs.second.operand(set, write, in_r11, size) {
+            Some(stub) => {
+                self.code.address(second, ready);
+                self.code.jump(stub);
+            }
+            None => self.leave_at(site),
+        }
     }
 }

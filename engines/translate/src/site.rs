@@ -33,6 +33,8 @@ pub(crate) enum Kind {
         flags_in_rax: bool,
         /// Where to go on once the TLB has it.
         retry: u64,
+        /// Where to go on with what the TLB has.
+        ready: u64,
     },
     /// An instruction for the interpreter.
     Interpret {

@@ -1,11 +1,13 @@
 //! The ways into and out of generated code.
 
 use crate::emit::{Code, Mem, reg};
-use crate::layout;
+use crate::layout::{self, SetLayout};
+use crate::second::SecondLevel;
+use ambos_interpret::mmu::SETS;
 use iced_x86::{Code as Op, Instruction, MemoryOperand, Register};
 
 /// Addresses of the stubs, which stay at the start of the code cache.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Stubs {
     /// A function: loads the guest's registers and goes to [`layout::Slots::target`].
     pub(crate) enter: u64,
@@ -13,6 +15,8 @@ pub(crate) struct Stubs {
     pub(crate) exit: u64,
     /// Where a host fault resumes: an exit with the site [`FAULT`].
     pub(crate) fault: u64,
+    /// Looks into second levels.
+    pub(crate) second: SecondLevel,
 }
 
 /// The site of host faults.
@@ -101,7 +105,7 @@ fn mxcsr(code: &mut Code, which: u8, at: i32) {
 }
 
 /// Generates the stubs.
-pub(crate) fn generate(code: &mut Code) -> Stubs {
+pub(crate) fn generate(code: &mut Code, sets: &[SetLayout; SETS]) -> Stubs {
     let enter = code.here();
     code.store(Mem::Gs(layout::HOST_RSP), reg::RSP);
     // Loading MXCSR is expensive: only if it differs.
@@ -152,5 +156,6 @@ pub(crate) fn generate(code: &mut Code) -> Stubs {
     let here = code.here();
     code.bind(harmless, here);
     code.raw(&[0xc3]);
-    Stubs { enter, exit, fault }
+    let second = SecondLevel::generate(code, sets, exit);
+    Stubs { enter, exit, fault, second }
 }

@@ -15,7 +15,10 @@ mod walk;
 
 pub use access::{Access, HostRange};
 pub use journal::{Journal, JournalPage, page_bytes};
-pub use tlb::{BANKS, Bank, ENTRIES, Entry, JUMPS, Jump, SETS, Set, Tlb};
+pub use tlb::{
+    BANKS, Bank, ENTRIES, Entry, JUMP_SPREAD_SHIFT, JUMPS, PAGE_SPREAD_SHIFT, SECOND_ENTRIES,
+    SECOND_JUMPS, SETS, SPREAD, Set, Tlb,
+};
 pub use walk::Translation;
 
 /// Whether `linear` is canonical with 48-bit linear addresses.

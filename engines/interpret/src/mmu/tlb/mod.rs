@@ -1,93 +1,42 @@
 //! Cached translations.
 //!
 //! Each address space in use (a process-context identifier) has a *bank* of its own, so switching
-//! between address spaces flushes nothing. A bank has direct-mapped sets for each kind of access
-//! with one cache for reads and one for writes, and translations of fetches. Global pages are
-//! cached in every bank; whoever flushes them flushes everything.
+//! between address spaces flushes nothing. A bank has a set of caches for each kind of access: one
+//! for reads, one for writes ([`bank`] has their layout), and translations of fetches ([`fetches`]).
+//! Global pages are cached in every bank; whoever flushes them flushes everything.
 //!
 //! Banks lie in memory that generated code can address: a bank is the tail of a window
 //! ([`Windows`]) whose head belongs to whoever made the windows. The layout is [`Bank`].
 //! Besides translations of data a bank holds *jump caches*, which map linear addresses of
 //! code to generated code. They are filled by the owner of that code ([`Tlb::set_jump`]) and
 //! follow the fetch translations: a page whose fetch translation goes loses its jumps.
+//!
+//! The slots that were used are listed, so that emptying a cache costs what was in it.
+
+mod bank;
+mod fetches;
 
 use ambos_hostcode::{ArenaError, Windows};
+use bank::{Cache, LISTED};
+use fetches::Fetches;
 use std::mem::size_of;
 use std::sync::Arc;
 
-/// Translations in each direct-mapped cache.
-pub const ENTRIES: usize = 1024;
-/// Entries of a jump cache, found by the low 13 bits of the sum of the address and the address rotated right
-/// by 12.
-pub const JUMPS: usize = 8192;
+pub use bank::{
+    Bank, ENTRIES, Entry, JUMP_SPREAD_SHIFT, JUMPS, PAGE_SPREAD_SHIFT, SECOND_ENTRIES,
+    SECOND_JUMPS, SETS, SPREAD, Set,
+};
+pub(crate) use fetches::FetchEntry;
+
 /// Address spaces that are cached at the same time.
 pub const BANKS: usize = 8;
-/// Kinds of access with caches of their own.
-pub const SETS: usize = 3;
-/// Fetch translations for each privilege: those of a kernel's whole text, for evicting one costs the
-/// jumps into its page.
-const FETCHES: usize = 8192;
 /// Words of the filter of large pages.
 const LARGE_WORDS: usize = 64;
-/// A page number that no page has.
-const NO_PAGE: u64 = u64::MAX;
+/// Bytes of the longest instruction.
+const LONGEST: u64 = 15;
 
-/// One cached translation.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub struct Entry {
-    /// Linear address of the page. In an empty entry, that of a page which belongs elsewhere.
-    pub tag: u64,
-    /// Host address of the page.
-    pub host: usize,
-}
-
-/// One entry of a jump cache.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub struct Jump {
-    /// The code's linear address, negated. In an empty entry, one that belongs elsewhere.
-    pub negated: u64,
-    /// Address of the generated code.
-    pub code: usize,
-}
-
-/// The caches for one kind of access.
-#[derive(Debug)]
-#[repr(C)]
-pub struct Set {
-    /// Pages that may be read.
-    pub read: [Entry; ENTRIES],
-    /// Pages that may be written.
-    pub write: [Entry; ENTRIES],
-    /// Generated code by linear address.
-    pub jumps: [Jump; JUMPS],
-}
-
-/// The caches of one address space.
-#[derive(Debug)]
-#[repr(C)]
-pub struct Bank {
-    /// By kind of access: [`Tlb::SUPERVISOR`] and so on.
-    pub sets: [Set; SETS],
-}
-
-/// A fetch translation: also says which guest-physical page it is.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct FetchEntry {
-    pub(crate) gpa_page: u64,
-    pub(crate) host_page: usize,
-    pub(crate) ram_page: usize,
-    /// Jumps to code of the page may be cached.
-    jumps: bool,
-}
-
-/// Fetch translations of one bank and privilege.
-#[derive(Debug)]
-struct Fetches {
-    pages: Box<[u64]>,
-    entries: Box<[FetchEntry]>,
-}
+/// Slots of a set's caches that were used since they were last emptied, by cache and level.
+type Used = [[Vec<u16>; 2]; 3];
 
 /// What is known of a bank.
 #[derive(Debug, Default)]
@@ -95,9 +44,9 @@ struct BankState {
     /// Its address space, if it belongs to one.
     pcid: Option<u16>,
     /// When it was last switched to.
-    used: u64,
-    /// Sets that something was entered into since they were last cleared.
-    filled: [bool; SETS],
+    switched: u64,
+    /// What was used of each set.
+    used: [Used; SETS],
 }
 
 /// The translations of one vCPU.
@@ -120,32 +69,6 @@ fn large_slot(linear: u64) -> (usize, u64) {
     (region & (LARGE_WORDS - 1), 1 << (region >> 6 & 63))
 }
 
-#[inline(always)]
-fn slot(linear: u64) -> usize {
-    (linear >> 12) as usize & (ENTRIES - 1)
-}
-
-/// The slot of a linear address among fetch translations. Linux has its modules at a multiple of all
-/// sizes of caches behind its text, and both in use for every request to a device: bits above count.
-#[inline(always)]
-fn fetch_slot(linear: u64) -> usize {
-    let page = linear >> 12;
-    (page ^ page >> 13) as usize & (FETCHES - 1)
-}
-
-/// The slot of a linear address in a jump cache: functions begin at few offsets in their pages, so
-/// the page's number counts as well.
-#[inline]
-fn jump_slot(linear: u64) -> usize {
-    linear.wrapping_add(linear.rotate_right(12)) as usize & (JUMPS - 1)
-}
-
-/// The tag of an empty entry: a page that belongs into the next slot.
-#[inline]
-fn no_tag(slot: usize) -> u64 {
-    if slot == 0 { 0x1000 } else { 0 }
-}
-
 impl Tlb {
     /// Set of supervisor accesses; with SMAP, user pages are not in it.
     pub const SUPERVISOR: usize = 0;
@@ -166,24 +89,26 @@ impl Tlb {
     }
 
     /// An empty TLB in the tails of `windows`, which must be [`BANKS`] of at least the size of a
-    /// [`Bank`] and used by nothing else.
+    /// [`Bank`], all zero, and used by nothing else.
     pub fn in_windows(windows: Arc<Windows>) -> Self {
-        let fetches = || Fetches {
-            pages: vec![NO_PAGE; FETCHES].into(),
-            entries: vec![FetchEntry::default(); FETCHES].into(),
-        };
         let mut tlb = Self {
             windows,
             banks: Default::default(),
-            fetches: (0..BANKS).map(|_| [fetches(), fetches()]).collect(),
+            fetches: (0..BANKS).map(|_| [Fetches::new(), Fetches::new()]).collect(),
             large: Box::new([0; LARGE_WORDS]),
             huge: false,
             current: 0,
             switches: 0,
         };
         for bank in 0..BANKS {
-            tlb.banks[bank].filled = [true; SETS];
-            tlb.clear(bank);
+            for set in &mut tlb.bank_mut(bank).sets {
+                // Zero is an empty entry everywhere else.
+                for cache in Cache::ALL {
+                    for level in set.levels_mut(cache) {
+                        level[0] = Entry { key: cache.no_key(0), value: 0 };
+                    }
+                }
+            }
         }
         tlb.banks[0].pcid = Some(0);
         tlb
@@ -214,41 +139,73 @@ impl Tlb {
     /// The host address that `linear` reads from.
     #[inline(always)]
     pub fn lookup_read(&self, set: usize, linear: u64) -> Option<usize> {
-        let entry = &self.bank(self.current).sets.get(set)?.read[slot(linear)];
-        (entry.tag == linear & !0xfff).then(|| entry.host + (linear & 0xfff) as usize)
+        let entry = &self.bank(self.current).sets.get(set)?.read[bank::slot(linear)];
+        if entry.key == linear & !0xfff {
+            return Some(entry.value + (linear & 0xfff) as usize);
+        }
+        self.lookup_second(set, Cache::Read, linear)
     }
 
     /// The host address that `linear` writes to.
     #[inline(always)]
     pub fn lookup_write(&self, set: usize, linear: u64) -> Option<usize> {
-        let entry = &self.bank(self.current).sets.get(set)?.write[slot(linear)];
-        (entry.tag == linear & !0xfff).then(|| entry.host + (linear & 0xfff) as usize)
+        let entry = &self.bank(self.current).sets.get(set)?.write[bank::slot(linear)];
+        if entry.key == linear & !0xfff {
+            return Some(entry.value + (linear & 0xfff) as usize);
+        }
+        self.lookup_second(set, Cache::Write, linear)
+    }
+
+    fn lookup_second(&self, set: usize, cache: Cache, linear: u64) -> Option<usize> {
+        let [_, second] = self.bank(self.current).sets[set].levels(cache);
+        let entry = second[bank::second_slot(linear)];
+        (entry.key == linear & !0xfff).then(|| entry.value + (linear & 0xfff) as usize)
     }
 
     #[inline(always)]
-    pub(crate) fn lookup_fetch(&self, user: bool, linear: u64) -> Option<&FetchEntry> {
-        let fetches = &self.fetches[self.current][usize::from(user)];
-        let slot = fetch_slot(linear);
-        (fetches.pages[slot] == linear & !0xfff).then(|| &fetches.entries[slot])
+    pub(crate) fn lookup_fetch(&mut self, user: bool, linear: u64) -> Option<FetchEntry> {
+        self.fetches[self.current][usize::from(user)].get(linear)
+    }
+
+    /// Like [`Tlb::lookup_fetch`], for a look only.
+    pub(crate) fn peek_fetch(&self, user: bool, linear: u64) -> Option<FetchEntry> {
+        self.fetches[self.current][usize::from(user)].peek(linear)
     }
 
     /// The guest-physical page, host page and RAM page number that `linear` is fetched from, if
     /// cached.
     pub fn fetched_from(&self, user: bool, linear: u64) -> Option<(u64, usize, usize)> {
-        let entry = self.lookup_fetch(user, linear)?;
+        let entry = self.peek_fetch(user, linear)?;
         Some((entry.gpa_page, entry.host_page, entry.ram_page))
     }
 
     /// Adds a translation for reads (`write` false) or writes.
     pub(crate) fn insert(&mut self, set: usize, write: bool, linear: u64, host_page: usize) {
-        let current = self.current;
+        let cache = if write { Cache::Write } else { Cache::Read };
+        self.enter(set, cache, Entry { key: linear & !0xfff, value: host_page });
+    }
+
+    /// Puts an entry into the first level of a cache of the current bank; what was there moves to the second.
+    fn enter(&mut self, set: usize, cache: Cache, entry: Entry) {
         if set >= SETS {
             return;
         }
-        self.banks[current].filled[set] = true;
-        let set = &mut self.bank_mut(current).sets[set];
-        let entries = if write { &mut set.write } else { &mut set.read };
-        entries[slot(linear)] = Entry { tag: linear & !0xfff, host: host_page };
+        let evicted = self.place(set, cache, 0, entry);
+        if evicted.value > LISTED && evicted.key != entry.key {
+            self.place(set, cache, 1, evicted);
+        }
+    }
+
+    /// Puts an entry into a level; returns what was there.
+    fn place(&mut self, set: usize, cache: Cache, level: usize, entry: Entry) -> Entry {
+        let slot = cache.slots(entry.key)[level];
+        let current = self.current;
+        let place = &mut self.bank_mut(current).sets[set].levels_mut(cache)[level][slot];
+        let before = std::mem::replace(place, entry);
+        if before.value == 0 {
+            self.banks[current].used[set][cache as usize][level].push(slot as u16);
+        }
+        before
     }
 
     pub(crate) fn insert_fetch(
@@ -258,38 +215,25 @@ impl Tlb {
         gpa_page: u64,
         host_page: usize,
         ram_page: usize,
-    ) -> FetchEntry {
+    ) {
         let current = self.current;
-        let slot = fetch_slot(linear);
-        let fetches = &mut self.fetches[current][usize::from(user)];
-        let evicted = std::mem::replace(&mut fetches.pages[slot], linear & !0xfff);
-        let entry = FetchEntry { gpa_page, host_page, ram_page, jumps: false };
-        let had_jumps = std::mem::replace(&mut fetches.entries[slot], entry).jumps;
-        if evicted != NO_PAGE && had_jumps {
-            self.drop_jumps(current, user, evicted);
+        if self.fetches[current][usize::from(user)].is_full() {
+            self.fetches[current][usize::from(user)].clear();
+            self.clear_jumps_of(current, user);
         }
-        entry
+        let entry = FetchEntry { gpa_page, host_page, ram_page };
+        self.fetches[current][usize::from(user)].insert(linear, entry);
     }
 
     /// Enters generated code for `linear` into the current bank's jump cache. The page must have a
     /// fetch translation, and the next one as well if the code `straddles` into it.
     pub fn set_jump(&mut self, set: usize, linear: u64, straddles: bool, code: usize) {
-        let current = self.current;
-        if set >= SETS {
-            return;
+        let fetches = &mut self.fetches[self.current][usize::from(set == Self::USER)];
+        if fetches.note_jumps(linear)
+            && (!straddles || fetches.note_jumps(linear.wrapping_add(LONGEST)))
+        {
+            self.enter(set, Cache::Jumps, Entry { key: linear.wrapping_neg(), value: code });
         }
-        let pages = [Some(linear), straddles.then(|| linear.wrapping_add(0x1000))];
-        for linear in pages.into_iter().flatten() {
-            let fetches = &mut self.fetches[current][usize::from(set == Self::USER)];
-            let slot = fetch_slot(linear);
-            if fetches.pages[slot] != linear & !0xfff {
-                return;
-            }
-            fetches.entries[slot].jumps = true;
-        }
-        self.banks[current].filled[set] = true;
-        self.bank_mut(current).sets[set].jumps[jump_slot(linear)] =
-            Jump { negated: linear.wrapping_neg(), code };
     }
 
     /// Empties the jump caches of every bank.
@@ -303,40 +247,62 @@ impl Tlb {
 
     /// Empties the jump caches of the current bank that serve accesses of one set.
     pub fn clear_jumps(&mut self, set: usize) {
-        let current = self.current;
         if set < SETS {
-            Self::clear_jump_cache(&mut self.bank_mut(current).sets[set]);
+            self.clear_cache(self.current, set, Cache::Jumps);
         }
-    }
-
-    fn clear_jump_cache(set: &mut Set) {
-        set.jumps.fill(no_jump(1));
-        set.jumps[0] = no_jump(0);
     }
 
     fn clear_jumps_of(&mut self, bank: usize, user: bool) {
-        for &set in Self::jump_sets(user) {
-            if self.banks[bank].filled[set] {
-                Self::clear_jump_cache(&mut self.bank_mut(bank).sets[set]);
-            }
+        for &set in Self::sets_of(user) {
+            self.clear_cache(bank, set, Cache::Jumps);
         }
     }
 
-    /// Drops the cached jumps of one bank to code of the page at `page`, and to instructions that end in it.
-    fn drop_jumps(&mut self, bank: usize, user: bool, page: u64) {
-        const LONGEST: u64 = 15;
-        let sets: &[usize] =
-            if user { &[Self::USER] } else { &[Self::SUPERVISOR, Self::SUPERVISOR_AC] };
-        for &set in sets {
-            if !self.banks[bank].filled[set] {
-                continue;
+    /// The sets of one privilege.
+    fn sets_of(user: bool) -> &'static [usize] {
+        if user { &[Self::USER] } else { &[Self::SUPERVISOR, Self::SUPERVISOR_AC] }
+    }
+
+    /// Empties a cache.
+    fn clear_cache(&mut self, bank: usize, set: usize, cache: Cache) {
+        for level in 0..2 {
+            let mut used = std::mem::take(&mut self.banks[bank].used[set][cache as usize][level]);
+            let entries = &mut self.bank_mut(bank).sets[set].levels_mut(cache)[level];
+            for slot in used.drain(..).map(usize::from) {
+                entries[slot] = Entry { key: cache.no_key(slot), value: 0 };
             }
-            for (slot, jump) in self.bank_mut(bank).sets[set].jumps.iter_mut().enumerate() {
-                let linear = jump.negated.wrapping_neg();
-                if linear.wrapping_sub(page).wrapping_add(LONGEST) < 0x1000 + LONGEST {
-                    *jump = no_jump(slot);
+            self.banks[bank].used[set][cache as usize][level] = used;
+        }
+    }
+
+    /// Empties the entries of a cache that `drop` says so of.
+    fn drop_entries(
+        &mut self,
+        bank: usize,
+        set: usize,
+        cache: Cache,
+        drop: impl Fn(Entry) -> bool,
+    ) {
+        for level in 0..2 {
+            let used = std::mem::take(&mut self.banks[bank].used[set][cache as usize][level]);
+            let entries = &mut self.bank_mut(bank).sets[set].levels_mut(cache)[level];
+            for slot in used.iter().copied().map(usize::from) {
+                if entries[slot].value > LISTED && drop(entries[slot]) {
+                    entries[slot] = Entry { key: cache.no_key(slot), value: LISTED };
                 }
             }
+            self.banks[bank].used[set][cache as usize][level] = used;
+        }
+    }
+
+    /// Drops the cached jumps of one bank to code of the page at `page`, and to instructions that
+    /// end in it.
+    fn drop_jumps(&mut self, bank: usize, user: bool, page: u64) {
+        let first = page.wrapping_sub(LONGEST);
+        for &set in Self::sets_of(user) {
+            self.drop_entries(bank, set, Cache::Jumps, |entry| {
+                entry.key.wrapping_neg().wrapping_sub(first) < 0x1000 + LONGEST
+            });
         }
     }
 
@@ -344,31 +310,33 @@ impl Tlb {
     pub fn protect_host_page(&mut self, host_page: usize) {
         for bank in 0..BANKS {
             for set in 0..SETS {
-                if !self.banks[bank].filled[set] {
-                    continue;
-                }
-                for (slot, entry) in self.bank_mut(bank).sets[set].write.iter_mut().enumerate() {
-                    if entry.host == host_page {
-                        *entry = Entry { tag: no_tag(slot), host: 0 };
-                    }
-                }
+                self.drop_entries(bank, set, Cache::Write, |entry| entry.value == host_page);
             }
         }
     }
 
     /// Drops the write translation of `linear` in one set of a bank.
     pub(crate) fn drop_write(&mut self, bank: usize, set: usize, linear: u64) {
-        let slot = slot(linear);
         if set < SETS && bank < BANKS {
-            self.bank_mut(bank).sets[set].write[slot] = Entry { tag: no_tag(slot), host: 0 };
+            Self::drop_page(&mut self.bank_mut(bank).sets[set], Cache::Write, linear & !0xfff);
+        }
+    }
+
+    /// Drops the translation of one page from a cache.
+    fn drop_page(set: &mut Set, cache: Cache, page: u64) {
+        let slots = cache.slots(page);
+        for (level, slot) in set.levels_mut(cache).into_iter().zip(slots) {
+            if level[slot].key == page {
+                level[slot] = Entry { key: cache.no_key(slot), value: LISTED };
+            }
         }
     }
 
     /// Drops all write translations.
     pub fn protect_all(&mut self) {
         for bank in 0..BANKS {
-            for set in &mut self.bank_mut(bank).sets {
-                clear_entries(&mut set.write);
+            for set in 0..SETS {
+                self.clear_cache(bank, set, Cache::Write);
             }
         }
     }
@@ -376,15 +344,12 @@ impl Tlb {
     /// Empties a bank.
     fn clear(&mut self, bank: usize) {
         for set in 0..SETS {
-            if std::mem::take(&mut self.banks[bank].filled[set]) {
-                let set = &mut self.bank_mut(bank).sets[set];
-                clear_entries(&mut set.read);
-                clear_entries(&mut set.write);
-                Self::clear_jump_cache(set);
+            for cache in Cache::ALL {
+                self.clear_cache(bank, set, cache);
             }
         }
         for fetches in &mut self.fetches[bank] {
-            fetches.pages.fill(NO_PAGE);
+            fetches.clear();
         }
     }
 
@@ -409,23 +374,18 @@ impl Tlb {
             return;
         }
         let page = linear & !0xfff;
-        let data = slot(linear);
-        let fetch = fetch_slot(linear);
         for bank in 0..BANKS {
             if self.banks[bank].pcid.is_none() {
                 continue;
             }
             for set in &mut self.bank_mut(bank).sets {
-                set.read[data] = Entry { tag: no_tag(data), host: 0 };
-                set.write[data] = Entry { tag: no_tag(data), host: 0 };
+                for cache in [Cache::Read, Cache::Write] {
+                    Self::drop_page(set, cache, page);
+                }
             }
             for user in [false, true] {
-                let pages = &mut self.fetches[bank][usize::from(user)].pages;
-                if pages[fetch] == page {
-                    pages[fetch] = NO_PAGE;
-                    if self.fetches[bank][usize::from(user)].entries[fetch].jumps {
-                        self.drop_jumps(bank, user, page);
-                    }
+                if self.fetches[bank][usize::from(user)].remove(page) {
+                    self.drop_jumps(bank, user, page);
                 }
             }
         }
@@ -461,26 +421,18 @@ impl Tlb {
             Some(bank) => bank,
             None => {
                 let oldest = (0..BANKS)
-                    .min_by_key(|&bank| (self.banks[bank].pcid.is_some(), self.banks[bank].used))
+                    .min_by_key(|&bank| {
+                        (self.banks[bank].pcid.is_some(), self.banks[bank].switched)
+                    })
                     .unwrap_or(0);
                 self.clear(oldest);
                 self.banks[oldest].pcid = Some(pcid);
                 oldest
             }
         };
-        self.banks[bank].used = self.switches;
+        self.banks[bank].switched = self.switches;
         self.current = bank;
     }
-}
-
-/// An empty entry of a jump cache: an address of zero belongs into the first one.
-fn no_jump(slot: usize) -> Jump {
-    Jump { negated: u64::from(slot == 0), code: 0 }
-}
-
-fn clear_entries(entries: &mut [Entry; ENTRIES]) {
-    entries.fill(Entry { tag: 0, host: 0 });
-    entries[0].tag = no_tag(0);
 }
 
 #[cfg(test)]
@@ -520,7 +472,7 @@ mod tests {
     #[test]
     fn empty_entries_match_nothing() {
         let mut tlb = Tlb::new().unwrap();
-        for page in 0..2 * ENTRIES as u64 {
+        for page in 0..2 * SECOND_ENTRIES as u64 {
             assert_eq!(tlb.lookup_read(Tlb::USER, page << 12), None);
         }
         tlb.insert(Tlb::USER, true, 0, 0x1000);
@@ -539,35 +491,50 @@ mod tests {
         assert!(tlb.lookup_read(Tlb::SUPERVISOR, 0x5000).is_some());
     }
 
-    #[test]
-    fn jumps_go_with_the_fetch_translation_of_their_page() {
-        let mut tlb = Tlb::new().unwrap();
-        let jump = |tlb: &Tlb| tlb.bank(tlb.current).sets[Tlb::USER].jumps[jump_slot(0x7010)];
-        tlb.set_jump(Tlb::USER, 0x7010, false, 99);
-        assert_eq!(jump(&tlb).code, 0);
-        tlb.insert_fetch(true, 0x7000, 0, 0, 0);
-        tlb.set_jump(Tlb::USER, 0x7010, false, 99);
-        assert_eq!(jump(&tlb).code, 99);
-        tlb.flush_page(0x9000);
-        assert_eq!(jump(&tlb).code, 99);
-        tlb.flush_page(0x7000);
-        assert_eq!(jump(&tlb).code, 0);
+    /// The code that the jump cache has for `linear`.
+    fn jump(tlb: &Tlb, set: usize, linear: u64) -> Option<usize> {
+        let key = linear.wrapping_neg();
+        let levels = tlb.bank(tlb.current).sets[set].levels(Cache::Jumps);
+        let slots = Cache::Jumps.slots(key);
+        let mut entries = levels.into_iter().zip(slots).map(|(level, slot)| level[slot]);
+        entries.find(|entry| entry.key == key).map(|entry| entry.value)
     }
 
     #[test]
-    fn an_evicted_page_takes_only_its_own_jumps_along() {
+    fn jumps_go_with_the_fetch_translation_of_their_pages() {
         let mut tlb = Tlb::new().unwrap();
-        let evictor = (1u64..).map(|page| page << 24).find(|page| {
-            fetch_slot(*page) == fetch_slot(0x7000) && jump_slot(*page) != jump_slot(0x8020)
-        });
-        let jump = |tlb: &Tlb, linear| {
-            tlb.bank(tlb.current).sets[Tlb::SUPERVISOR].jumps[jump_slot(linear)].code
-        };
-        for (page, code) in [(0x7000, 1), (0x8000, 2)] {
-            tlb.insert_fetch(false, page, 0, 0, 0);
-            tlb.set_jump(Tlb::SUPERVISOR, page + 0x20, code);
+        tlb.set_jump(Tlb::USER, 0x7010, false, 99);
+        assert_eq!(jump(&tlb, Tlb::USER, 0x7010), None);
+        tlb.insert_fetch(true, 0x7000, 0, 0, 0);
+        tlb.set_jump(Tlb::USER, 0x7010, false, 99);
+        tlb.set_jump(Tlb::USER, 0x7ffa, true, 98);
+        assert_eq!(jump(&tlb, Tlb::USER, 0x7010), Some(99));
+        assert_eq!(jump(&tlb, Tlb::USER, 0x7ffa), None);
+        tlb.insert_fetch(true, 0x8000, 0, 0, 0);
+        tlb.set_jump(Tlb::USER, 0x7ffa, true, 98);
+        assert_eq!(jump(&tlb, Tlb::USER, 0x7ffa), Some(98));
+        tlb.flush_page(0x9000);
+        tlb.flush_page(0x8000);
+        assert_eq!(jump(&tlb, Tlb::USER, 0x7ffa), None);
+        assert_eq!(jump(&tlb, Tlb::USER, 0x7010), Some(99));
+        tlb.flush_page(0x7000);
+        assert_eq!(jump(&tlb, Tlb::USER, 0x7010), None);
+    }
+
+    #[test]
+    fn what_shares_a_slot_moves_to_the_second_level() {
+        let mut tlb = Tlb::new().unwrap();
+        let far = 0x1000 * ENTRIES as u64;
+        for round in 0..3 {
+            tlb.insert(Tlb::USER, false, 0x5000, 0x10_0000);
+            tlb.insert(Tlb::USER, false, 0x5000 + far, 0x20_0000);
+            assert_eq!(tlb.lookup_read(Tlb::USER, 0x5008), Some(0x10_0008), "round {round}");
+            assert_eq!(tlb.lookup_read(Tlb::USER, 0x5008 + far), Some(0x20_0008));
         }
-        tlb.insert_fetch(false, evictor.unwrap(), 0, 0, 0);
-        assert_eq!((jump(&tlb, 0x7020), jump(&tlb, 0x8020)), (0, 2));
+        tlb.flush_page(0x5000);
+        assert_eq!(tlb.lookup_read(Tlb::USER, 0x5008), None);
+        assert_eq!(tlb.lookup_read(Tlb::USER, 0x5008 + far), Some(0x20_0008));
+        tlb.flush_all();
+        assert_eq!(tlb.lookup_read(Tlb::USER, 0x5008 + far), None);
     }
 }

@@ -1,0 +1,158 @@
+//! The layout of the caches that generated code reads, and where an address belongs in them.
+//!
+//! Each cache has two levels. The first is direct-mapped and probed inline; what is evicted from it moves
+//! to the larger second one, which is indexed by other bits and probed off the straight path. Two pages
+//! that are in use together and share a slot of the first level would else evict each other at each
+//! access: in one workload of a database one access in twenty did.
+
+/// Pages in the first level.
+pub const ENTRIES: usize = 2048;
+/// Pages in the second level.
+pub const SECOND_ENTRIES: usize = 8192;
+/// Jumps in the first level.
+pub const JUMPS: usize = 4096;
+/// Jumps in the second level.
+pub const SECOND_JUMPS: usize = 16384;
+/// Kinds of access with caches of their own.
+pub const SETS: usize = 3;
+/// What page numbers and addresses are multiplied by to find their place in a second level. Positive as a
+/// 32-bit number, so that it can be an immediate operand.
+pub const SPREAD: u32 = 0x61c8_8647;
+/// The lowest bit of the product of a page number that counts.
+pub const PAGE_SPREAD_SHIFT: u32 = 24;
+/// The lowest bit of the product of an address that counts.
+pub const JUMP_SPREAD_SHIFT: u32 = 20;
+
+/// An entry of a cache.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Entry {
+    /// Of pages: the linear address. Of jumps: the code's linear address, negated. In an empty entry, one
+    /// that belongs elsewhere.
+    pub key: u64,
+    /// Of pages: the host address. Of jumps: the generated code. Zero in an empty entry, or [`LISTED`].
+    pub value: usize,
+}
+
+/// The value of an empty entry whose slot is in the list of those that were used.
+pub(super) const LISTED: usize = 1;
+
+/// The caches for one kind of access.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Set {
+    /// Pages that may be read.
+    pub read: [Entry; ENTRIES],
+    /// Pages that may be written.
+    pub write: [Entry; ENTRIES],
+    /// Generated code by linear address.
+    pub jumps: [Entry; JUMPS],
+    /// The second level of `read`.
+    pub read_second: [Entry; SECOND_ENTRIES],
+    /// The second level of `write`.
+    pub write_second: [Entry; SECOND_ENTRIES],
+    /// The second level of `jumps`.
+    pub jumps_second: [Entry; SECOND_JUMPS],
+}
+
+/// The caches of one address space.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Bank {
+    /// By kind of access: [`super::Tlb::SUPERVISOR`] and so on.
+    pub sets: [Set; SETS],
+}
+
+/// One of a set's caches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cache {
+    Read,
+    Write,
+    Jumps,
+}
+
+impl Cache {
+    pub(super) const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Jumps];
+
+    /// The slots in both levels that a key belongs into.
+    #[inline]
+    pub(super) fn slots(self, key: u64) -> [usize; 2] {
+        match self {
+            Self::Jumps => {
+                let linear = key.wrapping_neg();
+                [jump_slot(linear), second_jump_slot(linear)]
+            }
+            _ => [slot(key), second_slot(key)],
+        }
+    }
+
+    /// The key of an empty entry: one that belongs into another slot.
+    pub(super) fn no_key(self, slot: usize) -> u64 {
+        match (slot, self) {
+            (0, Self::Jumps) => 1,
+            (0, _) => 0x1000,
+            _ => 0,
+        }
+    }
+}
+
+impl Set {
+    /// The levels of one of the caches.
+    #[inline]
+    pub(super) fn levels(&self, cache: Cache) -> [&[Entry]; 2] {
+        match cache {
+            Cache::Read => [&self.read, &self.read_second],
+            Cache::Write => [&self.write, &self.write_second],
+            Cache::Jumps => [&self.jumps, &self.jumps_second],
+        }
+    }
+
+    /// The levels of one of the caches.
+    #[inline]
+    pub(super) fn levels_mut(&mut self, cache: Cache) -> [&mut [Entry]; 2] {
+        match cache {
+            Cache::Read => [&mut self.read, &mut self.read_second],
+            Cache::Write => [&mut self.write, &mut self.write_second],
+            Cache::Jumps => [&mut self.jumps, &mut self.jumps_second],
+        }
+    }
+}
+
+/// The slot of a page in a first level.
+#[inline(always)]
+pub(super) fn slot(linear: u64) -> usize {
+    (linear >> 12) as usize & (ENTRIES - 1)
+}
+
+/// The slot of a page in a second level.
+#[inline]
+pub(super) fn second_slot(linear: u64) -> usize {
+    ((linear >> 12).wrapping_mul(u64::from(SPREAD)) >> PAGE_SPREAD_SHIFT) as usize
+        & (SECOND_ENTRIES - 1)
+}
+
+/// The slot of a linear address in a first level of jumps: functions begin at few offsets in their pages,
+/// so the page's number counts as well.
+#[inline]
+pub(super) fn jump_slot(linear: u64) -> usize {
+    linear.wrapping_add(linear.rotate_right(12)) as usize & (JUMPS - 1)
+}
+
+/// The slot of a linear address in a second level of jumps.
+#[inline]
+pub(super) fn second_jump_slot(linear: u64) -> usize {
+    (linear.wrapping_mul(u64::from(SPREAD)) >> JUMP_SPREAD_SHIFT) as usize & (SECOND_JUMPS - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_empty_entries_belong_elsewhere() {
+        for cache in Cache::ALL {
+            assert!(cache.slots(cache.no_key(0)).iter().all(|&slot| slot != 0));
+            assert_eq!(cache.slots(cache.no_key(1)), [0, 0]);
+        }
+    }
+}
