@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(text(|c| c.copy(10, 4)), "mov %rsp,%r10;");
         assert_eq!(text(|c| c.imul(11, 0x61c8_8647)), "imul $0x61C88647,%r11;");
         assert_eq!(text(|c| c.shr(10, 20)), "shr $0x14,%r10;");
-        assert_eq!(text(|c| drop(c.address(11, 0x1010))), "lea 0x1010,%r11;");
+        assert_eq!(text(|c| _ = c.address(11, 0x1010)), "lea 0x1010,%r11;");
         assert_eq!(
             text(|c| c.op(true, &[0x33], 10, Mem::GsBase(11, 0x4000))),
             "xor %gs:0x4000(%r11),%r10;"
