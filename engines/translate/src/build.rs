@@ -100,6 +100,8 @@ pub(crate) struct Far {
 /// The state of building one block.
 pub(crate) struct Builder<'a> {
     pub(crate) code: &'a mut Code,
+    /// All sets of the TLB, and the one in use where the block has got to.
+    pub(crate) sets: &'a [SetLayout; SETS],
     pub(crate) set: SetLayout,
     pub(crate) set_number: usize,
     pub(crate) counters: &'a mut Statistics,
@@ -114,6 +116,11 @@ pub(crate) struct Builder<'a> {
     /// Offset in the page and length of the current instruction.
     pub(crate) offset: u16,
     pub(crate) length: u8,
+    current: Instruction,
+    /// What is done with the instruction after it, if that is known.
+    pub(crate) next_action: Option<Action>,
+    /// The last instruction was STI: interrupts are held off during the current one.
+    pub(crate) shadow: bool,
 }
 
 pub(crate) fn home_of(register: Register) -> Option<usize> {
@@ -133,6 +140,29 @@ fn home_register(home: usize) -> u8 {
 
 fn iced(register: u8) -> Register {
     Register::RAX + u32::from(register)
+}
+
+/// Whether an operand is AH, CH, DH or BH, which no instruction with a REX prefix can name.
+fn names_high_byte(instruction: &Instruction) -> bool {
+    (0..instruction.op_count()).any(|index| {
+        instruction.op_kind(index) == OpKind::Register
+            && matches!(
+                instruction.op_register(index),
+                Register::AH | Register::CH | Register::DH | Register::BH
+            )
+    })
+}
+
+/// The instruction with its memory operand at `base`.
+fn with_base(instruction: &Instruction, base: Register) -> Instruction {
+    let mut copy = *instruction;
+    copy.set_segment_prefix(Register::None);
+    copy.set_memory_base(base);
+    copy.set_memory_index(Register::None);
+    copy.set_memory_index_scale(1);
+    copy.set_memory_displacement64(0);
+    copy.set_memory_displ_size(0);
+    copy
 }
 
 /// What came of an attempt at one instruction.
@@ -206,6 +236,7 @@ pub(crate) fn build(
     let set_number = cpu.mmu_index.min(SETS - 1);
     let mut builder = Builder {
         code,
+        sets,
         set: sets[set_number],
         set_number,
         counters,
@@ -219,11 +250,15 @@ pub(crate) fn build(
         built: Built::default(),
         offset: start as u16,
         length: 0,
+        current: Instruction::default(),
+        next_action: None,
+        shadow: false,
     };
     let live = builder.live(&instructions);
     builder.head(live.first().copied().unwrap_or(liveness::ALL));
     let mut ended = false;
-    for (&(ref instruction, action), &live) in instructions.iter().zip(&live) {
+    for (index, (&(ref instruction, action), &live)) in instructions.iter().zip(&live).enumerate() {
+        builder.next_action = instructions.get(index + 1).map(|&(_, action)| action);
         ended = builder.instruction(instruction, action, live);
         if ended {
             break;
@@ -310,25 +345,30 @@ impl Builder<'_> {
         }
         self.built.entries[1] = offset(self.code.here());
         let site = self.site(Kind::Entry);
-        if live == 0 {
+        self.poll(site, live != 0);
+        self.built.entries[2] = offset(self.code.here());
+    }
+
+    /// Leaves at `site` if something wants attention. Changes R10.
+    pub(crate) fn poll(&mut self, site: u32, flags_live: bool) {
+        if !flags_live {
             self.code.constant(reg::R10, self.source.attention);
             // cmp dword ptr [r10], 0
             self.code.raw(&[0x41, 0x83, 0x3a, 0]);
             let displacement = self.code.jump_if(5, 0);
             self.cold(displacement, site, ColdKind::Leave);
-        } else {
-            self.code.store(Mem::Gs(layout::SAVED_RCX), reg::RCX);
-            self.code.constant(reg::R10, self.source.attention);
-            // mov ecx, [r10]; jrcxz over the two instructions that leave
-            self.code.raw(&[0x41, 0x8b, 0x0a, 0xe3, 14]);
-            let here = self.code.here();
-            self.code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
-            let displacement = self.code.jump(0);
-            debug_assert_eq!(self.code.here() - here, 14);
-            self.cold(displacement, site, ColdKind::Leave);
-            self.code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
+            return;
         }
-        self.built.entries[2] = offset(self.code.here());
+        self.code.store(Mem::Gs(layout::SAVED_RCX), reg::RCX);
+        self.code.constant(reg::R10, self.source.attention);
+        // mov ecx, [r10]; jrcxz over the two instructions that leave
+        self.code.raw(&[0x41, 0x8b, 0x0a, 0xe3, 14]);
+        let here = self.code.here();
+        self.code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
+        let displacement = self.code.jump(0);
+        debug_assert_eq!(self.code.here() - here, 14);
+        self.cold(displacement, site, ColdKind::Leave);
+        self.code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
     }
 
     /// Adds a site of the current instruction; returns its number.
@@ -359,6 +399,12 @@ impl Builder<'_> {
         self.code.jump(self.stubs.exit);
     }
 
+    /// From here on operands and jumps are those of another set.
+    pub(crate) fn use_set(&mut self, number: usize) {
+        self.set = self.sets[number];
+        self.set_number = number;
+    }
+
     /// Loads a homed register unless it is.
     pub(crate) fn need(&mut self, home: usize) {
         if !self.homes[home].loaded {
@@ -381,6 +427,11 @@ impl Builder<'_> {
     /// Gives both scratch registers free.
     pub(crate) fn free_scratch(&mut self) {
         self.flush();
+        self.forget_scratch();
+    }
+
+    /// The scratch registers no longer hold what they are home to, which has been stored.
+    pub(crate) fn forget_scratch(&mut self) {
         self.homes = [Home::default(); 2];
     }
 
@@ -388,6 +439,8 @@ impl Builder<'_> {
     fn instruction(&mut self, instruction: &Instruction, action: Action, live: u32) -> bool {
         self.offset = (instruction.ip() & 0xfff) as u16;
         self.length = instruction.len() as u8;
+        self.current = *instruction;
+        let shadowed = self.shadow;
         let base = self.code.here() - self.code.bytes.len() as u64;
         self.built.map.push(((self.code.here() - base) as u32, self.offset));
         self.built.instructions += 1;
@@ -403,7 +456,7 @@ impl Builder<'_> {
                 self.colds.truncate(colds);
                 self.fars.truncate(fars);
                 self.built.sites.truncate(sites);
-                self.interpret(instruction)
+                self.interpret()
             }
             done => done,
         };
@@ -412,6 +465,10 @@ impl Builder<'_> {
         let next = if matches!(done, Done::End) { 0 } else { self.code.here() };
         for site in &mut self.built.sites[first_site..] {
             site.next = next;
+        }
+        if shadowed && matches!(done, Done::Next) {
+            self.end_shadow();
+            self.poll_after(true);
         }
         matches!(done, Done::End)
     }
@@ -499,29 +556,39 @@ impl Builder<'_> {
                 self.through_jump_cache(i64::from(release));
                 Done::End
             }
-            Action::Interpret => self.system(instruction, flags_live),
+            Action::System | Action::Interpret => self.system(instruction, flags_live),
         }
     }
 
     /// Leaves for the interpreter to run the instruction.
-    fn interpret(&mut self, instruction: &Instruction) -> Done {
+    fn interpret(&mut self) -> Done {
         self.free_scratch();
-        let offset = usize::from(self.offset);
-        let bytes = &self.source.page[offset..offset + instruction.len()];
-        let start = offset - (self.source.linear & 0xfff) as usize;
-        let lowered = decode::lower(self.cpu, instruction, bytes, start);
         self.counters.interpreted_sites += 1;
-        let site = self.site(Kind::Interpret { op: Rc::new(lowered.op), resume: None });
+        if self.leave_to_interpreter() { Done::End } else { Done::Next }
+    }
+
+    /// Leaves for the interpreter to run the current instruction, whose scratch registers have been
+    /// stored; returns whether it ends the block.
+    pub(crate) fn leave_to_interpreter(&mut self) -> bool {
+        let offset = usize::from(self.offset);
+        let bytes = &self.source.page[offset..offset + self.current.len()];
+        let start = offset - (self.source.linear & 0xfff) as usize;
+        let lowered = decode::lower(self.cpu, &self.current, bytes, start);
+        let goes_on = !lowered.ends_block;
+        let site = self.site(Kind::Interpret { op: Rc::new(lowered.op), goes_on });
         self.leave_at(site);
-        if lowered.ends_block {
-            return Done::End;
+        lowered.ends_block
+    }
+
+    /// The linear address of the next instruction.
+    pub(crate) fn next_address(&mut self, to: u8) {
+        let next = i32::from(self.offset) + i32::from(self.length);
+        if self.source.absolute {
+            self.code.constant(to, self.page_base().wrapping_add(next as u64));
+        } else {
+            self.code.load(to, Mem::Gs(layout::CODE_BASE));
+            self.code.lea(to, Mem::Base(to, next));
         }
-        let here = self.code.here();
-        if let Some(Site { kind: Kind::Interpret { resume, .. }, .. }) = self.built.sites.last_mut()
-        {
-            *resume = Some(here);
-        }
-        Done::Next
     }
 
     /// Computes the linear address of the memory operand into `first`; frees both scratch
@@ -533,8 +600,7 @@ impl Builder<'_> {
                 self.need(home);
             }
         }
-        self.flush();
-        self.homes = [Home::default(); 2];
+        self.free_scratch();
         if base == Register::RIP {
             let target = instruction.memory_displacement64();
             if self.source.absolute {
@@ -641,6 +707,11 @@ impl Builder<'_> {
             }
             return Done::Next;
         }
+        if named == [true, true] || names_high_byte(instruction) {
+            let operand =
+                Operand { size: instruction.memory_size().size(), write: write_memory, flags_live };
+            return self.copy_through_displaced(instruction, operand, named, written);
+        }
         let (first, second, home) = match named {
             [true, true] => return Done::Refused,
             [true, false] => (reg::R11, reg::R10, Some(0)),
@@ -652,13 +723,7 @@ impl Builder<'_> {
         }
         let size = instruction.memory_size().size();
         self.probe(first, second, Operand { size, write: write_memory, flags_live });
-        let mut copy = *instruction;
-        copy.set_segment_prefix(Register::None);
-        copy.set_memory_base(iced(first));
-        copy.set_memory_index(Register::None);
-        copy.set_memory_index_scale(1);
-        copy.set_memory_displacement64(0);
-        copy.set_memory_displ_size(0);
+        let mut copy = with_base(instruction, iced(first));
         match home {
             Some(home) => {
                 self.code.lea(first, Mem::Sum(first, second));
@@ -672,6 +737,41 @@ impl Builder<'_> {
             None => copy.set_memory_index(iced(second)),
         }
         if self.code.instruction(&copy) { Done::Next } else { Done::Refused }
+    }
+
+    /// A copy whose operand neither R10 nor R11 can reach: a register that the instruction does not
+    /// use holds the address meanwhile.
+    fn copy_through_displaced(
+        &mut self,
+        instruction: &Instruction,
+        operand: Operand,
+        named: [bool; 2],
+        written: [bool; 2],
+    ) -> Done {
+        let used = self.info.info(instruction).used_registers();
+        let free = [Register::RSI, Register::RDI, Register::RBX, Register::RBP]
+            .into_iter()
+            .find(|&free| !used.iter().any(|used| used.register().full_register() == free));
+        let Some(free) = free else { return Done::Refused };
+        if !self.linear(instruction, reg::R10, reg::R11) {
+            return Done::Refused;
+        }
+        self.probe(reg::R10, reg::R11, operand);
+        self.code.lea(reg::R10, Mem::Sum(reg::R10, reg::R11));
+        let number = free.number() as u8;
+        self.code.store(Mem::Gs(layout::WAITING), number);
+        self.code.copy(number, reg::R10);
+        for (home, _) in named.iter().enumerate().filter(|(_, named)| **named) {
+            self.need(home);
+        }
+        if !self.code.instruction(&with_base(instruction, free)) {
+            return Done::Refused;
+        }
+        self.code.load(number, Mem::Gs(layout::WAITING));
+        for home in (0..2).filter(|&home| named[home] && written[home]) {
+            self.homes[home].dirty = true;
+        }
+        Done::Next
     }
 
     /// Whether a homed register operand is read: always, but for plain writes of all its bits.

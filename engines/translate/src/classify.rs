@@ -30,7 +30,10 @@ pub(crate) enum Action {
     CallTo,
     /// RET.
     Return,
-    /// The interpreter's handler runs it.
+    /// A system instruction that changes no arithmetic flags, a string instruction, POPF, or a bit
+    /// instruction that reaches far: translated, or the interpreter's.
+    System,
+    /// The interpreter's handler runs it, or it needs all flags to be known.
     Interpret,
 }
 
@@ -70,12 +73,58 @@ pub(crate) fn classify(instruction: &Instruction) -> Action {
         M::Jmp if instruction.code() == Code::Jmp_rm64 => Action::JumpTo,
         M::Call if instruction.code() == Code::Call_rm64 => Action::CallTo,
         M::Ret if matches!(instruction.code(), Code::Retnq | Code::Retnq_imm16) => Action::Return,
+        M::Cli
+        | M::Sti
+        | M::Clac
+        | M::Stac
+        | M::Cld
+        | M::Std
+        | M::Swapgs
+        | M::Rdtsc
+        | M::Rdtscp
+        | M::Rdpid
+        | M::Rdfsbase
+        | M::Rdgsbase
+        | M::Wrfsbase
+        | M::Wrgsbase => Action::System,
+        M::Popfq if in_64bit_operands(instruction) => Action::System,
+        M::Mov if instruction.op_count() == 2 && is_system(instruction.op1_register()) => {
+            Action::System
+        }
+        M::Bt | M::Bts | M::Btr | M::Btc
+            if kind == OpKind::Memory && instruction.op1_kind() == OpKind::Register =>
+        {
+            Action::System
+        }
+        _ if instruction.is_string_instruction() && moves_string(instruction) => Action::System,
         _ if instruction.is_jcc_short_or_near() && kind == OpKind::NearBranch64 => Action::Branch,
         _ if instruction.flow_control() == FlowControl::Next && copyable(instruction) => {
             Action::Copy
         }
         _ => Action::Interpret,
     }
+}
+
+fn is_system(register: Register) -> bool {
+    register.is_segment_register() || register.is_cr()
+}
+
+fn moves_string(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.mnemonic(),
+        M::Movsb
+            | M::Movsw
+            | M::Movsd
+            | M::Movsq
+            | M::Stosb
+            | M::Stosw
+            | M::Stosd
+            | M::Stosq
+            | M::Lodsb
+            | M::Lodsw
+            | M::Lodsd
+            | M::Lodsq
+    )
 }
 
 fn pushable(instruction: &Instruction) -> bool {
@@ -223,12 +272,6 @@ fn copyable(instruction: &Instruction) -> bool {
             && instruction.memory_base() == Register::None
             && is_moffs(instruction.code())
         {
-            return false;
-        }
-        // A register offset reaches beyond the operand.
-        let far_bit = matches!(instruction.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc)
-            && instruction.op1_kind() == OpKind::Register;
-        if far_bit {
             return false;
         }
     }

@@ -147,6 +147,10 @@ impl Builder<'_> {
 
     /// Goes on at the linear address in R10.
     pub(crate) fn through_jump_cache(&mut self, stack: i64) {
+        if self.shadow {
+            // Where it leads looks whether something wants attention.
+            self.end_shadow();
+        }
         let jumps = self.set.jumps;
         self.code.rorx(reg::R11, reg::R10, 12);
         self.code.lea(reg::R11, Mem::Sum(reg::R11, reg::R10));

@@ -3,6 +3,7 @@
 use crate::apart::Run;
 use crate::build::{self, NoBlock, Source};
 use crate::cache::{Cache, Key, Place};
+use crate::counts;
 use crate::emit::Code;
 use crate::layout::{Head, SetLayout, Slots};
 use crate::native::SharedHead;
@@ -22,7 +23,7 @@ use ambos_interpret::fetch::CodePage;
 use ambos_interpret::mmu::{Access, BANKS, Bank, HostRange, SETS, Tlb, is_canonical};
 use ambos_memory::{GuestRam, PageFlags};
 use ambos_vcpu::{Attention, CpuState, Engine, Platform, Request, Stop};
-use ambos_x86::{Cr4, Vector, gpr, xstate};
+use ambos_x86::{Cr4, Efer, Vector, gpr, xstate};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -49,7 +50,7 @@ pub struct Translator {
     /// The mode for which each jump cache is filled.
     jump_modes: [[u32; SETS]; BANKS],
     /// Control registers and the permissions computed from them.
-    permissions: ([u64; 3], u32),
+    permissions: ([u64; 4], u32),
     /// What a run of one block did, where blocks run apart.
     pub(crate) run: Run,
 
@@ -102,8 +103,12 @@ impl Translator {
         let attention_address = std::ptr::from_ref(attention.word()) as u64;
         let mut cpu = Cpu::new(ram, attention)?;
         cpu.tlb = Box::new(Tlb::in_windows(Arc::clone(&windows)));
-        let slots =
-            Slots { jump_mask: JUMP_MASK, host_mxcsr: xstate::MXCSR_RESET, ..Slots::default() };
+        let slots = Slots {
+            jump_mask: JUMP_MASK,
+            bit_index: [7, 15, 31, 63],
+            host_mxcsr: xstate::MXCSR_RESET,
+            ..Slots::default()
+        };
         let head_size = windows.head_size();
         let mut head = SharedHead::new(Head { slots, cpu }, windows);
         let mut arena = Arena::new(options.code_cache.max(1 << 20))?;
@@ -137,7 +142,7 @@ impl Translator {
             statistics: Statistics::default(),
             epoch: 0,
             jump_modes: [[0; SETS]; BANKS],
-            permissions: ([u64::MAX; 3], 0),
+            permissions: ([u64::MAX; 4], 0),
             run: Run::default(),
             _guard: guard,
             arena,
@@ -158,18 +163,37 @@ impl Translator {
         if !cpu.is_64bit() || cpu.mmu_index >= SETS {
             return None;
         }
-        let control = [cpu.control.cr0, cpu.control.cr4, cpu.control.xcr0];
+        let control = [cpu.control.cr0, cpu.control.cr4, cpu.control.xcr0, cpu.control.efer];
         if self.permissions.0 != control {
             let bit = |class, bit: u32| u32::from(cpu.check_class(class).is_ok()) << bit;
             let bits = bit(Class::Sse, 0)
                 | bit(Class::Avx, 1)
                 | bit(Class::Avx512, 2)
-                | u32::from(cpu.cr4().contains(Cr4::TSD)) << 3;
+                | u32::from(cpu.cr4().contains(Cr4::TSD)) << 3
+                | u32::from(cpu.cr4().contains(Cr4::SMAP)) << 4
+                | u32::from(cpu.cr4().contains(Cr4::FSGSBASE)) << 5
+                | u32::from(cpu.efer().contains(Efer::SCE)) << 6;
             self.permissions = (control, bits);
         }
-        Some(
-            self.permissions.1 << 4 | u32::from(cpu.mode.cpl) << 2 | cpu.mmu_index as u32 | 1 << 31,
-        )
+        Some(self.mode_with(cpu.mode.cpl, cpu.mmu_index))
+    }
+
+    /// The mode of a privilege level and set, with the permissions as they are.
+    fn mode_with(&self, cpl: u8, set: usize) -> u32 {
+        self.permissions.1 << 4 | u32::from(cpl) << 2 | set as u32 | 1 << 31
+    }
+
+    /// Sees to it that translated code finds only what fits in the jump caches of sets that it may change
+    /// to by itself.
+    #[inline]
+    fn prepare_sets(&mut self, bank: usize) {
+        for (set, cpl) in [(Tlb::SUPERVISOR, 0), (Tlb::USER, 3), (Tlb::SUPERVISOR_AC, 0)] {
+            let mode = self.mode_with(cpl, set);
+            if self.jump_modes[bank][set] != mode && set != self.head.cpu.mmu_index {
+                self.jump_modes[bank][set] = mode;
+                self.head.cpu.tlb.clear_jumps(set);
+            }
+        }
     }
 
     /// The block at the instruction pointer, if it is translated or becomes so now.
@@ -359,6 +383,7 @@ impl Translator {
         self.statistics.entries += 1;
         self.head.slots.target = pc;
         let bank = self.head.cpu.tlb.current_bank();
+        self.prepare_sets(bank);
         self.head.enter(self.stubs.enter, bank);
         self.head.slots.site as u32
     }
@@ -495,6 +520,9 @@ impl Translator {
                 let rip = base.wrapping_add(u64::from(offset));
                 if let Filled::Fault(fault) = outcome {
                     self.head.cpu.native.gpr[RIP] = rip;
+                    // The shadow of STI ends with a fault as well.
+                    self.head.cpu.interrupt_shadow = false;
+                    self.head.cpu.update_slow();
                     return match self.head.cpu.deliver_fault(platform, fault) {
                         Some(stop) => Next::Stop(stop),
                         None => Next::Boundary,
@@ -509,10 +537,14 @@ impl Translator {
                     other => other,
                 }
             }
-            Kind::Interpret { ref op, resume } => {
+            Kind::Interpret { ref op, goes_on } => {
                 self.statistics.handled += 1;
-                let op = Rc::clone(op);
+                let (op, next) = (Rc::clone(op), site.next);
                 self.take_flags();
+                if self.head.cpu.slow {
+                    self.head.cpu.native.gpr[RIP] = base.wrapping_add(u64::from(offset));
+                    return Next::Boundary;
+                }
                 let start = offset - op.start;
                 let rip = base.wrapping_add(u64::from(start));
                 self.head.cpu.native.gpr[RIP] = rip;
@@ -523,11 +555,10 @@ impl Translator {
                 if let Some(stop) = stop {
                     return Next::Stop(stop);
                 }
-                match resume {
-                    Some(pc) if self.mode() == mode => {
-                        self.resume_if(block, rip.wrapping_add(u64::from(op.end)), pc)
-                    }
-                    _ => Next::Boundary,
+                if goes_on && self.mode() == mode {
+                    self.resume_if(block, rip.wrapping_add(u64::from(op.end)), next)
+                } else {
+                    Next::Boundary
                 }
             }
         }
@@ -548,6 +579,9 @@ impl Translator {
     /// Lets the interpreter run the instruction at `rip`.
     fn interpret_at(&mut self, platform: &mut dyn Platform, rip: u64) -> Next {
         self.head.cpu.native.gpr[RIP] = rip;
+        if self.head.cpu.slow {
+            return Next::Boundary;
+        }
         match self.head.cpu.run_block(platform, 1) {
             Some(stop) => Next::Stop(stop),
             None => Next::Boundary,
@@ -625,7 +659,7 @@ impl Translator {
             pc = block.body;
             self.head.slots.code_base = self.head.cpu.native.gpr[RIP] & !0xfff;
         }
-        loop {
+        let stop = loop {
             let site = self.execute(pc);
             match self.serve(platform, site) {
                 Next::Continue(next) => pc = next,
@@ -633,10 +667,12 @@ impl Translator {
                     self.give_state();
                     pc = next;
                 }
-                Next::Boundary => return None,
-                Next::Stop(stop) => return Some(stop),
+                Next::Boundary => break None,
+                Next::Stop(stop) => break Some(stop),
             }
-        }
+        };
+        counts::hand_over(&mut self.head.slots.counts, platform.ledger());
+        stop
     }
 }
 

@@ -9,6 +9,8 @@ pub(crate) mod reg {
     pub(crate) const RDX: u8 = 2;
     pub(crate) const RSP: u8 = 4;
     pub(crate) const RBP: u8 = 5;
+    pub(crate) const RSI: u8 = 6;
+    pub(crate) const RDI: u8 = 7;
     pub(crate) const R10: u8 = 10;
     pub(crate) const R11: u8 = 11;
 }
@@ -26,6 +28,8 @@ pub(crate) enum Mem {
     Base(u8, i32),
     /// `[base + index]`.
     Sum(u8, u8),
+    /// `[base + index << shift]`.
+    Scaled(u8, u8, u8),
 }
 
 /// Code being generated, with the address where it will run.
@@ -94,6 +98,9 @@ impl Code {
                 // A displacement of zero serves every base register.
                 self.raw(&[0x44 | reg, (index & 7) << 3 | base & 7, 0]);
             }
+            Mem::Scaled(base, index, shift) => {
+                self.raw(&[0x44 | reg, shift << 6 | (index & 7) << 3 | base & 7, 0]);
+            }
         }
     }
 
@@ -102,7 +109,7 @@ impl Code {
             Mem::Gs(_) => (0, 0),
             Mem::GsBase(base, _) | Mem::Base(base, _) => (base, 0),
             Mem::GsIndex8(index, _) => (0, index),
-            Mem::Sum(base, index) => (base, index),
+            Mem::Sum(base, index) | Mem::Scaled(base, index, _) => (base, index),
         };
         0x40 | u8::from(wide) << 3 | (reg >> 3) << 2 | (index >> 3) << 1 | base >> 3
     }
@@ -194,6 +201,33 @@ impl Code {
         self.raw(&value.to_le_bytes());
     }
 
+    /// `sarx to, from, count`.
+    pub(crate) fn sarx(&mut self, to: u8, from: u8, count: u8) {
+        let r = if to >= 8 { 0 } else { 0x80 };
+        let b = if from >= 8 { 0 } else { 0x20 };
+        let vvvv = (!count & 0xf) << 3;
+        self.raw(&[0xc4, r | 0x40 | b | 2, 0x82 | vvvv, 0xf7, 0xc0 | (to & 7) << 3 | from & 7]);
+    }
+
+    /// A short forward jump if the condition holds; [`Code::land`] takes what is returned.
+    pub(crate) fn short_jump_if(&mut self, condition: u8) -> usize {
+        self.raw(&[0x70 | condition, 0]);
+        self.bytes.len()
+    }
+
+    /// A short forward jump.
+    pub(crate) fn short_jump(&mut self) -> usize {
+        self.raw(&[0xeb, 0]);
+        self.bytes.len()
+    }
+
+    /// Lets a short jump lead here.
+    pub(crate) fn land(&mut self, jump: usize) {
+        let distance = self.bytes.len() - jump;
+        debug_assert!(distance < 0x80, "a short jump does not reach");
+        self.bytes[jump - 1] = distance as u8;
+    }
+
     /// `lea reg, [rip + ...]`: the address of a place in the code, which is bound later if it is zero; returns
     /// the address of the displacement.
     pub(crate) fn address(&mut self, reg: u8, target: u64) -> u64 {
@@ -267,6 +301,9 @@ mod tests {
         assert_eq!(text(|c| c.store(Mem::Gs(0x40), 4)), "mov %rsp,%gs:0x40;");
         assert_eq!(text(|c| c.load(3, Mem::Sum(10, 11))), "mov (%r10,%r11),%rbx;");
         assert_eq!(text(|c| c.lea(4, Mem::Base(4, -8))), "lea -8(%rsp),%rsp;");
+        assert_eq!(text(|c| c.lea(10, Mem::Scaled(10, 1, 3))), "lea (%r10,%rcx,8),%r10;");
+        assert_eq!(text(|c| c.sarx(11, 3, 11)), "sarx %r11,%rbx,%r11;");
+        assert_eq!(text(|c| c.sarx(11, 9, 10)), "sarx %r10,%r9,%r11;");
         assert_eq!(text(|c| c.load(1, Mem::GsIndex8(11, 0x800))), "mov %gs:0x800(,%r11,8),%rcx;");
         assert_eq!(text(|c| c.rorx(10, 11, 8)), "rorx $8,%r11,%r10;");
         assert_eq!(text(|c| c.pext(11, 10, 0x40)), "pext %gs:0x40,%r10,%r11;");

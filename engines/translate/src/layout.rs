@@ -3,11 +3,12 @@
 //! The base points at a [`Head`], which is seen at the start of every window of the TLB's banks; the
 //! tail of the window is the bank in use.
 
+use crate::counts::{Counted, Counts};
 use ambos_hostcode::ThunkFrame;
 use ambos_interpret::Cpu;
-use ambos_interpret::cpu::{NativeState, seg};
+use ambos_interpret::cpu::{Mode, NativeState};
 use ambos_interpret::mmu::{Bank, Set};
-use ambos_vcpu::{Msrs, Segment, VectorState};
+use ambos_vcpu::{Control, Msrs, Segment, VectorState};
 use std::mem::offset_of;
 
 /// Scratch memory of generated code and of its entries and exits.
@@ -36,6 +37,12 @@ pub(crate) struct Slots {
     pub(crate) site: u64,
     /// Linear address of the page that position-independent code runs in.
     pub(crate) code_base: u64,
+    /// Where the pointers of a repeated string instruction will be.
+    pub(crate) pointers: [u64; 2],
+    /// Masks of the index of a bit in an operand, by the logarithm of its bytes.
+    pub(crate) bit_index: [u64; 4],
+    /// Interceptions that translated code served itself.
+    pub(crate) counts: Counts,
     /// Mask that selects the index into a jump cache.
     pub(crate) jump_mask: u64,
     /// MXCSR of the monitor.
@@ -67,6 +74,9 @@ slot!(WAITING, waiting);
 slot!(FOUND, found);
 slot!(SITE, site);
 slot!(CODE_BASE, code_base);
+slot!(POINTERS, pointers);
+slot!(BIT_INDEX, bit_index);
+slot!(COUNTS, counts);
 slot!(JUMP_MASK, jump_mask);
 slot!(HOST_MXCSR, host_mxcsr);
 slot!(NOW_MXCSR, now_mxcsr);
@@ -77,16 +87,37 @@ const VECTOR: usize = NATIVE + offset_of!(NativeState, vector);
 
 /// RFLAGS, whose arithmetic part is elsewhere while translated code runs.
 pub(crate) const RFLAGS: i32 = (NATIVE + offset_of!(NativeState, rflags)) as i32;
-/// Base of the GS segment register.
-pub(crate) const GS_BASE: i32 =
-    (CPU + offset_of!(Cpu, segments) + seg::GS * size_of::<Segment>() + offset_of!(Segment, base))
-        as i32;
+const CONTROL: usize = CPU + offset_of!(Cpu, control);
+const MSRS: usize = CPU + offset_of!(Cpu, msrs);
+
+/// Interrupts are inhibited for one instruction.
+pub(crate) const INTERRUPT_SHADOW: i32 = (CPU + offset_of!(Cpu, interrupt_shadow)) as i32;
+/// Something must be looked at before the next instruction.
+pub(crate) const SLOW: i32 = (CPU + offset_of!(Cpu, slow)) as i32;
+/// The set of the TLB that is in use.
+pub(crate) const MMU_INDEX: i32 = (CPU + offset_of!(Cpu, mmu_index)) as i32;
+/// The privilege level.
+pub(crate) const CPL: i32 = (CPU + offset_of!(Cpu, mode) + offset_of!(Mode, cpl)) as i32;
+/// CR0 to CR4, where they are in memory.
+pub(crate) const CONTROL_REGISTERS: [Option<i32>; 5] = [
+    Some((CONTROL + offset_of!(Control, cr0)) as i32),
+    None,
+    Some((CONTROL + offset_of!(Control, cr2)) as i32),
+    Some((CONTROL + offset_of!(Control, cr3)) as i32),
+    Some((CONTROL + offset_of!(Control, cr4)) as i32),
+];
+/// Selectors that SYSCALL and SYSRET load.
+pub(crate) const STAR: i32 = (MSRS + offset_of!(Msrs, star)) as i32;
+/// Where SYSCALL leads.
+pub(crate) const LSTAR: i32 = (MSRS + offset_of!(Msrs, lstar)) as i32;
+/// Flags that SYSCALL clears.
+pub(crate) const FMASK: i32 = (MSRS + offset_of!(Msrs, fmask)) as i32;
+/// What RDTSCP and RDPID read.
+pub(crate) const TSC_AUX: i32 = (MSRS + offset_of!(Msrs, tsc_aux)) as i32;
 /// The base that SWAPGS swaps in.
-pub(crate) const KERNEL_GS_BASE: i32 =
-    (CPU + offset_of!(Cpu, msrs) + offset_of!(Msrs, kernel_gs_base)) as i32;
+pub(crate) const KERNEL_GS_BASE: i32 = (MSRS + offset_of!(Msrs, kernel_gs_base)) as i32;
 /// What is added to the host's time-stamp counter.
-pub(crate) const TSC_OFFSET: i32 =
-    (CPU + offset_of!(Cpu, msrs) + offset_of!(Msrs, tsc_offset)) as i32;
+pub(crate) const TSC_OFFSET: i32 = (MSRS + offset_of!(Msrs, tsc_offset)) as i32;
 /// The guest's MXCSR.
 pub(crate) const MXCSR: i32 = (VECTOR + offset_of!(VectorState, mxcsr)) as i32;
 
@@ -108,6 +139,36 @@ pub(crate) fn mask(number: u32) -> i32 {
 /// Base of segment `number`.
 pub(crate) fn segment_base(number: usize) -> i32 {
     (CPU + offset_of!(Cpu, linear_base)) as i32 + number as i32 * 8
+}
+
+/// Field at `field` of the segment register `number`.
+fn segment(number: usize, field: usize) -> i32 {
+    (CPU + offset_of!(Cpu, segments) + number * size_of::<Segment>() + field) as i32
+}
+
+/// Selector in the segment register `number`.
+pub(crate) fn selector(number: usize) -> i32 {
+    segment(number, offset_of!(Segment, selector))
+}
+
+/// Base in the segment register `number`, whether or not it counts.
+pub(crate) fn hidden_base(number: usize) -> i32 {
+    segment(number, offset_of!(Segment, base))
+}
+
+/// Limit in the segment register `number`.
+pub(crate) fn limit(number: usize) -> i32 {
+    segment(number, offset_of!(Segment, limit))
+}
+
+/// Attributes in the segment register `number`.
+pub(crate) fn attributes(number: usize) -> i32 {
+    segment(number, offset_of!(Segment, attributes))
+}
+
+/// The count of `what`.
+pub(crate) fn count(what: Counted) -> i32 {
+    COUNTS + what as i32 * 8
 }
 
 /// Offsets within the bank of one set's caches.

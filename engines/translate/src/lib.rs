@@ -10,7 +10,9 @@
 //! - [`cache`]: which blocks there are; invalidation. [`site`]: the places where blocks leave.
 //! - [`build`]: from guest instructions to host code; [`classify`], [`liveness`], [`emit`].
 //! - [`control`]: how blocks go on.
-//! - [`system`]: frequent system instructions.
+//! - [`system`]: frequent system instructions; by subject [`flags`], [`segments`], [`syscalls`].
+//! - [`strings`], [`bits`]: string instructions, and bits that a register names.
+//! - [`counts`]: interceptions on their way to the ledger.
 //! - [`apart`]: running one block alone, for those who look on.
 //! - [`perf_map`]: names for profilers.
 //! - [`memory`], [`second`]: how memory operands are reached.
@@ -18,12 +20,15 @@
 #![allow(rustdoc::private_intra_doc_links, reason = "the map of the crate is for its readers")]
 
 mod apart;
+mod bits;
 mod build;
 mod cache;
 mod classify;
 mod control;
+mod counts;
 mod dispatch;
 mod emit;
+mod flags;
 mod layout;
 mod liveness;
 mod memory;
@@ -31,9 +36,12 @@ mod native;
 mod options;
 mod perf_map;
 mod second;
+mod segments;
 mod site;
 mod statistics;
+mod strings;
 mod stubs;
+mod syscalls;
 mod system;
 
 pub use apart::{Apart, Interpreted};

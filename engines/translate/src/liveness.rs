@@ -1,6 +1,6 @@
 //! Which arithmetic flags are still needed where.
 
-use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
+use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
 
 /// The flags that live in the host's flag register.
 pub(crate) const ALL: u32 = RflagsBits::OF
@@ -34,7 +34,10 @@ fn killed(instruction: &Instruction) -> u32 {
             return 0;
         }
     }
-    if instruction.is_string_instruction() || instruction.code() == Code::INVALID {
+    // Moves of control registers do not leave flags undefined here.
+    if instruction.is_string_instruction()
+        || matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::INVALID)
+    {
         return 0;
     }
     // Flags that these leave undefined they leave alone, on some processors.

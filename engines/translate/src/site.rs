@@ -40,8 +40,8 @@ pub(crate) enum Kind {
     Interpret {
         /// The instruction.
         op: Rc<Op>,
-        /// Where to go on after it, if the block does.
-        resume: Option<u64>,
+        /// The block goes on after it.
+        goes_on: bool,
     },
 }
 

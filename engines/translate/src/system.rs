@@ -1,71 +1,84 @@
-//! Frequent system instructions that translated code runs itself: the interrupt flag, SWAPGS and the
-//! time-stamp counter, where the mode that the block is keyed by allows them.
+//! Frequent system instructions that translated code runs itself, where the mode that the block is
+//! keyed by allows them. Here: control registers and the time-stamp counter.
 
 use crate::build::{Builder, Done};
+use crate::counts::Counted;
 use crate::emit::{Mem, reg};
 use crate::layout;
-use ambos_x86::{Cr4, RFlags};
-use iced_x86::{Code, Instruction, Mnemonic};
+use ambos_interpret::cpu::seg;
+use ambos_x86::Cr4;
+use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
 impl Builder<'_> {
     /// Translates `instruction` if it is one of those.
     pub(crate) fn system(&mut self, instruction: &Instruction, flags_live: bool) -> Done {
         let supervisor = self.cpu.mode.cpl == 0;
+        let bases = self.cpu.cr4().contains(Cr4::FSGSBASE);
         match instruction.mnemonic() {
-            Mnemonic::Cli if supervisor => {
-                // and dword ptr [rflags], not IF
-                self.change_flags(4, !(RFlags::IF.bits() as u32), flags_live);
-            }
+            Mnemonic::Cli if supervisor => self.cli(flags_live),
+            // Both may leave before the instruction that follows, which a block that runs apart has no
+            // notion of.
+            Mnemonic::Sti | Mnemonic::Popfq if self.source.apart => return Done::Refused,
+            Mnemonic::Sti if supervisor => return self.sti(flags_live),
+            Mnemonic::Clac if supervisor => self.access_flag(false, flags_live),
+            Mnemonic::Stac if supervisor => self.access_flag(true, flags_live),
+            Mnemonic::Cld => self.direction_flag(false, flags_live),
+            Mnemonic::Std => self.direction_flag(true, flags_live),
+            Mnemonic::Pushfq if instruction.code() == Code::Pushfq => self.push_flags(),
+            Mnemonic::Popfq if supervisor => self.pop_flags(flags_live),
             Mnemonic::Swapgs if supervisor => self.swap_gs(),
-            Mnemonic::Rdtsc
+            Mnemonic::Rdfsbase if bases => self.read_base(instruction, seg::FS),
+            Mnemonic::Rdgsbase if bases => self.read_base(instruction, seg::GS),
+            Mnemonic::Wrfsbase if bases => self.write_base(instruction, seg::FS, flags_live),
+            Mnemonic::Wrgsbase if bases => self.write_base(instruction, seg::GS, flags_live),
+            Mnemonic::Rdtsc | Mnemonic::Rdtscp
                 if !self.source.apart && (supervisor || !self.cpu.cr4().contains(Cr4::TSD)) =>
             {
                 self.rdtsc();
+                if instruction.mnemonic() == Mnemonic::Rdtscp {
+                    // mov ecx, [tsc_aux]
+                    self.code.op(false, &[0x8b], reg::RCX, Mem::Gs(layout::TSC_AUX));
+                }
             }
-            Mnemonic::Pushfq if instruction.code() == Code::Pushfq => self.push_flags(),
+            Mnemonic::Rdpid => {
+                let register = instruction.op0_register();
+                let to = self.overwrite(register);
+                self.code.op(register.size() == 8, &[0x8b], to, Mem::Gs(layout::TSC_AUX));
+            }
+            Mnemonic::Mov if instruction.op1_register().is_segment_register() => {
+                return self.read_selector(instruction, flags_live);
+            }
+            Mnemonic::Mov if supervisor && instruction.op1_register().is_cr() => {
+                return self.read_control(instruction);
+            }
+            Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
+                if instruction.op0_kind() == OpKind::Memory =>
+            {
+                return self.far_bit(instruction, flags_live);
+            }
+            Mnemonic::Syscall => return self.system_call(),
+            Mnemonic::Sysretq => return self.system_return(),
+            _ if instruction.is_string_instruction() => {
+                return self.string(instruction, flags_live);
+            }
             _ => return Done::Refused,
         }
         Done::Next
     }
 
-    /// Saves the arithmetic flags in RAX.
-    fn save_flags(&mut self) {
-        self.code.store(Mem::Gs(layout::SAVED_RAX), reg::RAX);
-        // lahf; seto al
-        self.code.raw(&[0x9f, 0x0f, 0x90, 0xc0]);
-    }
-
-    /// Restores flags and RAX.
-    fn restore_flags(&mut self) {
-        // add al, 127; sahf
-        self.code.raw(&[0x04, 127, 0x9e]);
-        self.code.load(reg::RAX, Mem::Gs(layout::SAVED_RAX));
-    }
-
-    /// Operation `which` of the immediate group on the flags that are not arithmetic.
-    fn change_flags(&mut self, which: u8, value: u32, flags_live: bool) {
-        if flags_live {
-            self.save_flags();
-        }
-        self.code.op(false, &[0x81], which, Mem::Gs(layout::RFLAGS));
-        self.code.raw(&value.to_le_bytes());
-        if flags_live {
-            self.restore_flags();
-        }
-    }
-
-    fn swap_gs(&mut self) {
+    fn read_control(&mut self, instruction: &Instruction) -> Done {
+        let number = instruction.op1_register().number();
+        let Some(&Some(at)) = layout::CONTROL_REGISTERS.get(number) else { return Done::Refused };
         self.free_scratch();
-        self.code.load(reg::R10, Mem::Gs(layout::GS_BASE));
-        self.code.load(reg::R11, Mem::Gs(layout::KERNEL_GS_BASE));
-        self.code.store(Mem::Gs(layout::KERNEL_GS_BASE), reg::R10);
-        self.code.store(Mem::Gs(layout::GS_BASE), reg::R11);
-        let linear = layout::segment_base(ambos_interpret::cpu::seg::GS);
-        self.code.store(Mem::Gs(linear), reg::R11);
+        self.count(Counted::ControlRegisterRead);
+        let to = self.overwrite(instruction.op0_register());
+        self.code.load(to, Mem::Gs(at));
+        Done::Next
     }
 
     fn rdtsc(&mut self) {
         self.free_scratch();
+        self.count(Counted::TimeStampCounter);
         // rdtsc
         self.code.raw(&[0x0f, 0x31]);
         self.code.rorx(reg::RDX, reg::RDX, 32);
@@ -75,27 +88,5 @@ impl Builder<'_> {
         self.code.rorx(reg::RDX, reg::RAX, 32);
         // mov edx, edx; mov eax, eax
         self.code.raw(&[0x89, 0xd2, 0x89, 0xc0]);
-    }
-
-    fn push_flags(&mut self) {
-        const HIDDEN: u64 = RFlags::RF.bits() | RFlags::VM.bits();
-        self.free_scratch();
-        self.code.lea(reg::R10, Mem::Base(reg::RSP, -8));
-        let operand = crate::memory::Operand { size: 8, write: true, flags_live: true };
-        self.probe(reg::R10, reg::R11, operand);
-        self.code.lea(reg::R10, Mem::Sum(reg::R10, reg::R11));
-        self.save_flags();
-        self.code.store(Mem::Gs(layout::WAITING), reg::RAX);
-        // mov r11d, eax; and r11d, 1; shl r11d, 11; movzx eax, ah; and eax, 0xd5; or eax, r11d
-        self.code.raw(&[0x41, 0x89, 0xc3, 0x41, 0x83, 0xe3, 0x01, 0x41, 0xc1, 0xe3, 0x0b]);
-        self.code.raw(&[0x0f, 0xb6, 0xc4, 0x25, 0xd5, 0, 0, 0, 0x44, 0x09, 0xd8]);
-        self.code.load(reg::R11, Mem::Gs(layout::RFLAGS));
-        self.code.and32(reg::R11, !(0x8d5 | HIDDEN as u32));
-        // or rax, r11
-        self.code.raw(&[0x4c, 0x09, 0xd8]);
-        self.code.store(Mem::Base(reg::R10, 0), reg::RAX);
-        self.code.load(reg::RAX, Mem::Gs(layout::WAITING));
-        self.restore_flags();
-        self.code.lea(reg::RSP, Mem::Base(reg::RSP, -8));
     }
 }

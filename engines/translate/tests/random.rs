@@ -164,14 +164,145 @@ fn instruction(random: &mut Random, faults: bool) -> Instruction {
     built.unwrap()
 }
 
+/// System instructions, strings, bits that a register names, and operands that need registers of their
+/// own.
+fn system(random: &mut Random, faults: bool, user: bool) -> Vec<u8> {
+    let mut encoder = Encoder::new(64);
+    let mut code = Vec::new();
+    let mut emit = |instruction: Result<Instruction, iced_x86::IcedError>| {
+        encoder.encode(&instruction.unwrap(), 0).unwrap();
+    };
+    let size = random.below(4);
+    let free = random.pick(&FREE);
+    let mem = memory(random, faults);
+    // No instruction with a REX prefix can name AH.
+    let low = MemoryOperand { base: Register::RBX, ..mem };
+    let kind = random.below(if user { 11 } else { 19 });
+    macro_rules! sizes {
+        ($($code:ident)*) => { [$(Code::$code),*][size] };
+    }
+    match kind {
+        0..=2 => {
+            // lea rsi, [pointer + ..]; lea rdi, [pointer + ..]; mov ecx, count; rep? string
+            let near = |random: &mut Random| {
+                let base = Register::RAX + random.pick(&[3, 12]);
+                let reach = if random.below(4) == 0 { 0x1000 } else { 0x200 };
+                MemoryOperand::with_base_displ(base, random.below(reach) as i64)
+            };
+            emit(Instruction::with2(Code::Lea_r64_m, Register::RSI, near(random)));
+            emit(Instruction::with2(Code::Lea_r64_m, Register::RDI, near(random)));
+            emit(Instruction::with2(Code::Mov_r32_imm32, Register::ECX, random.below(40) as u32));
+            code = encoder.take_buffer();
+            let (down, repeated) = (random.below(6) == 0, random.below(3) != 0);
+            if down {
+                code.push(0xfd);
+            }
+            if repeated {
+                code.push(0xf3);
+            }
+            match size {
+                1 => code.push(0x66),
+                3 => code.push(0x48),
+                _ => {}
+            }
+            let opcode = if repeated { [0xa4, 0xaa] } else { [0xa4, 0xac] };
+            code.push(random.pick(&opcode) | u8::from(size > 0));
+            if down {
+                code.push(0xfc);
+            }
+            return code;
+        }
+        3 | 4 => {
+            let size = size.max(1);
+            let codes = match random.below(4) {
+                0 => [Code::Bt_rm16_r16, Code::Bt_rm32_r32, Code::Bt_rm64_r64],
+                1 => [Code::Bts_rm16_r16, Code::Bts_rm32_r32, Code::Bts_rm64_r64],
+                2 => [Code::Btr_rm16_r16, Code::Btr_rm32_r32, Code::Btr_rm64_r64],
+                _ => [Code::Btc_rm16_r16, Code::Btc_rm32_r32, Code::Btc_rm64_r64],
+            };
+            let offset = random.below(0x2000) as i32 - 0x1000;
+            emit(Instruction::with2(Code::Mov_rm64_imm32, sized(free, 3), offset));
+            let mut bit = Instruction::with2(codes[size - 1], mem, sized(free, size)).unwrap();
+            let bt = bit.mnemonic() == Mnemonic::Bt;
+            bit.set_has_lock_prefix(!bt && random.below(3) == 0);
+            emit(Ok(bit));
+        }
+        5 => {
+            let high = random.pick(&[Register::AH, Register::CH, Register::DH]);
+            let code = random.pick(&[Code::Mov_r8_rm8, Code::Add_r8_rm8, Code::Xor_r8_rm8]);
+            emit(Instruction::with2(code, high, low));
+        }
+        6 => {
+            let high = random.pick(&[Register::AH, Register::CH, Register::DH, Register::BH]);
+            let code = random.pick(&[Code::Mov_rm8_r8, Code::Adc_rm8_r8, Code::Cmp_rm8_r8]);
+            emit(Instruction::with2(code, low, high));
+        }
+        7 => emit(if random.below(2) == 0 {
+            let code = Code::VEX_Andn_r64_r64_rm64;
+            Instruction::with3(code, Register::R10, Register::R11, mem)
+        } else {
+            Instruction::with3(Code::VEX_Shlx_r64_rm64_r64, Register::R10, mem, Register::R11)
+        }),
+        8 => {
+            let segment = random.pick(&[Register::CS, Register::DS, Register::SS, Register::GS]);
+            emit(match size {
+                0 => Instruction::with2(Code::Mov_rm16_Sreg, mem, segment),
+                1 => Instruction::with2(Code::Mov_rm16_Sreg, sized(free, 1), segment),
+                2 => Instruction::with2(Code::Mov_r32m16_Sreg, sized(free, 2), segment),
+                _ => Instruction::with2(Code::Mov_r64m16_Sreg, sized(free, 3), segment),
+            });
+        }
+        9 => {
+            // mov eax, ..; wrgsbase; rdgsbase
+            let base = random.next() as u32 >> random.below(32);
+            let to = random.pick(&FREE);
+            emit(Instruction::with2(Code::Mov_r32_imm32, sized(free, 2), base));
+            let (write, read) = if size > 1 {
+                (Code::Wrgsbase_r64, Code::Rdgsbase_r64)
+            } else {
+                (Code::Wrgsbase_r32, Code::Rdgsbase_r32)
+            };
+            let width = if size > 1 { 3 } else { 2 };
+            emit(Instruction::with1(write, sized(free, width)));
+            emit(Instruction::with1(read, sized(to, width)));
+        }
+        10 => {
+            // pushfq; popfq, or with TF, DF and others of no consequence changed
+            emit(Ok(Instruction::with(Code::Pushfq)));
+            if random.below(2) == 0 {
+                let top = MemoryOperand::with_base(Register::RSP);
+                let change = random.pick(&[1, 0x40, 0x800, 0x8d5, 0x4000, 0x20_0000]);
+                emit(Instruction::with2(Code::Xor_rm32_imm32, top, change));
+            }
+            emit(Ok(Instruction::with(Code::Popfq)));
+        }
+        11 => emit(Ok(Instruction::with(Code::Cli))),
+        12 => emit(Ok(Instruction::with(Code::Sti))),
+        13 => emit(Ok(Instruction::with(random.pick(&[Code::Stac, Code::Clac])))),
+        14 => emit(Ok(Instruction::with(Code::Swapgs))),
+        15 => {
+            let number = random.pick(&[0, 2, 3, 4]);
+            emit(Instruction::with2(Code::Mov_r64_cr, sized(free, 3), Register::CR0 + number));
+        }
+        16 => emit(Ok(Instruction::with(random.pick(&[Code::Cld, Code::Std, Code::Cld])))),
+        17 => {
+            let high = sizes!(Cmp_r8_rm8 Adc_r8_rm8 Sub_r8_rm8 Or_r8_rm8);
+            emit(Instruction::with2(high, Register::AH, low));
+        }
+        _ => emit(Instruction::with1(Code::Rdpid_r64, sized(free, 3))),
+    }
+    code.extend(encoder.take_buffer());
+    code
+}
+
 /// A program: a loop around random instructions with forward jumps, calls and pushes.
-fn program(random: &mut Random, faults: bool) -> Vec<u8> {
+fn program(random: &mut Random, faults: bool, user: bool) -> Vec<u8> {
     let mut encoder = Encoder::new(64);
     let mut code = Vec::new();
     let length = 3 + random.below(20);
     let mut pushed = 0;
     for _ in 0..length {
-        match random.below(14) {
+        match random.below(16) {
             0 => {
                 // A jump over the next instruction.
                 let mut next = instruction(random, faults);
@@ -208,6 +339,7 @@ fn program(random: &mut Random, faults: bool) -> Vec<u8> {
                 code.extend([0x48, 0x8d, 0x05, 5, 0, 0, 0, 0xff, 0xe0, 0xcc, 0xcc, 0xcc]);
             }
             5 => code.push(0xfc),
+            6 => code.extend(system(random, faults, user)),
             _ => {
                 let next = instruction(random, faults);
                 encoder.encode(&next, 0).unwrap();
@@ -236,7 +368,7 @@ fn compare(faults: bool, programs: u64) {
     let (mut engine, ram, _) = common::translator();
     for seed in 0..programs {
         let mut random = Random(seed);
-        let code = program(&mut random, faults);
+        let code = program(&mut random, faults, seed % 2 == 1);
         let mut start = common::state();
         for register in 0..16 {
             if register != 4 {

@@ -62,6 +62,11 @@ const EXTENDED_ECX: u32 = 1 << 0 | 1 << 5 | 1 << 6 | 1 << 8;
 const EXTENDED_EDX: u32 = 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29;
 /// Leaf 0x8000_0001, EDX on AMD: the copies of leaf 1's bits.
 const EXTENDED_EDX_AMD: u32 = 0x0183_f3fd;
+/// Leaf 0x8000_0008, EBX on AMD: error pointers are always saved and restored, not affected by
+/// speculative store bypass.
+const EXTENDED_8_EBX_AMD: u32 = 1 << 2 | 1 << 26;
+/// Leaf 0x8000_0021, ECX: no transient scheduler attack reaches the L1 cache or the store queue.
+const EXTENDED_21_ECX: u32 = 1 << 1 | 1 << 2;
 /// Leaf 0x8000_0021, EAX: LFENCE serializes, null selectors clear the base, automatic IBRS, and not
 /// affected by SRSO.
 const EXTENDED_21_EAX: u32 = 1 << 2 | 1 << 6 | 1 << 8 | 1 << 29;
@@ -144,10 +149,11 @@ impl CpuModel {
             // The time-stamp counter is invariant.
             0x8000_0007 => [0, 0, 0, 1 << 8],
             0x8000_0008 => {
-                let cores = if self.intel { 0 } else { self.cpus - 1 };
-                [self.physical_bits() | 48 << 8, 0, cores, 0]
+                let (features, cores) =
+                    if self.intel { (0, 0) } else { (EXTENDED_8_EBX_AMD, self.cpus - 1) };
+                [self.physical_bits() | 48 << 8, features, cores, 0]
             }
-            0x8000_0021 => [EXTENDED_21_EAX, 0, 0, 0],
+            0x8000_0021 => [EXTENDED_21_EAX, 0, EXTENDED_21_ECX, 0],
             _ => [0; 4],
         }
     }

@@ -26,9 +26,22 @@ const HWCR_TSC_FREQ_SEL: u64 = 1 << 24;
 const DE_CFG_LFENCE: u64 = 1 << 1;
 /// A microcode revision that is newer than any fix a kernel looks for.
 const MICROCODE: u64 = 0xffff_ffff;
-/// What the engine is not vulnerable to, because the host takes care of it (SDM vol. 4, 10AH).
-const ARCH_CAPABILITIES: u64 =
-    0x0403_e0eb | 1 << 13 | 1 << 14 | 1 << 15 | 1 << 20 | 1 << 24 | 1 << 26 | 1 << 27;
+/// What the engine is not vulnerable to, because the host takes care of it (SDM vol. 4, table 2-2, 10AH).
+const ARCH_CAPABILITIES: u64 = 1 << 0 // RDCL_NO
+    | 1 << 1 // IBRS_ALL
+    | 1 << 3 // SKIP_L1DFL_VMENTRY
+    | 1 << 4 // SSB_NO
+    | 1 << 5 // MDS_NO
+    | 1 << 6 // IF_PSCHANGE_MC_NO
+    | 1 << 8 // TAA_NO
+    | 1 << 13 // SBDR_SSDP_NO
+    | 1 << 14 // FBSDP_NO
+    | 1 << 15 // PSDP_NO
+    | 1 << 20 // BHI_NO
+    | 1 << 24 // PBRSB_NO
+    | 1 << 26 // GDS_NO
+    | 1 << 27 // RFDS_NO
+    | 1 << 62; // ITS_NO
 /// Intel: platform information, with no turbo or ratio.
 const INTEL_PLATFORM_INFO: u32 = 0xce;
 /// Intel: core counts of the package.

@@ -13,6 +13,13 @@ use ambos_x86::{Efer, RFlags};
 /// Attributes of the flat segments that these instructions load.
 const FLAT: u32 = attr::P | attr::S | attr::READ_WRITE | attr::ACCESSED | attr::G;
 
+/// Attributes of the flat 64-bit code segment at level 0.
+pub const FLAT_CODE64: u32 = FLAT | attr::CODE | attr::L;
+/// Attributes of the flat stack segment at level 0.
+pub const FLAT_STACK: u32 = FLAT | attr::DB;
+/// Flags that SYSRET takes from R11.
+pub const SYSRET_FLAGS: u64 = 0x3c_7fd7;
+
 fn flat_code(selector: u16, dpl: u32, long: bool) -> Segment {
     let size = if long { attr::L } else { attr::DB };
     Segment {
@@ -24,7 +31,7 @@ fn flat_code(selector: u16, dpl: u32, long: bool) -> Segment {
 }
 
 fn flat_stack(selector: u16, dpl: u32) -> Segment {
-    let attributes = FLAT | attr::DB | dpl << attr::DPL_SHIFT;
+    let attributes = FLAT_STACK | dpl << attr::DPL_SHIFT;
     Segment { selector, base: 0, limit: u32::MAX, attributes }
 }
 
@@ -73,7 +80,7 @@ pub fn sysret(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
         return Err(Fault::GP0.into());
     }
     if cpu.long_mode() {
-        cpu.native.rflags = cpu.native.gpr[R11] & 0x3c_7fd7 | 2;
+        cpu.native.rflags = cpu.native.gpr[R11] & SYSRET_FLAGS | 2;
     } else {
         cpu.native.rflags |= RFlags::IF.bits();
     }

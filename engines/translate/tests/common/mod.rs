@@ -86,7 +86,8 @@ pub(crate) fn state() -> CpuState {
     let mut state = CpuState::reset();
     state.control.cr0 = 0x8005_0033;
     state.control.cr3 = 0x1000;
-    state.control.cr4 = 0x4_0620;
+    // PAE, OSFXSR, OSXMMEXCPT, FSGSBASE, OSXSAVE.
+    state.control.cr4 = 0x5_0620;
     state.control.efer = 0xd01;
     state.control.xcr0 = 7;
     let data = Segment { selector: 0x10, base: 0, limit: u32::MAX, attributes: 0xc093 };
