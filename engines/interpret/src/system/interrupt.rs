@@ -84,12 +84,12 @@ impl Cpu {
                     self.control.cr2 = self.fault_address;
                 }
             }
-            history.push(event.vector);
             let second = match self.deliver(platform, event) {
                 Ok(()) => return None,
                 Err(Exit::Fault(second)) => second,
                 Err(_) => return None,
             };
+            history.push(event.vector);
             if second.vector == Vector::PageFault {
                 // CR2 is that of the last page fault, even if it ends as a double fault.
                 self.control.cr2 = self.fault_address;

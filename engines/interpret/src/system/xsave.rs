@@ -17,6 +17,8 @@ use std::sync::OnceLock;
 /// Bytes of the legacy region and the header.
 const HEADER: u64 = 512;
 const EXTENDED: u32 = 576;
+/// Bytes of all extended components that there are: AVX, the AVX-512 ones, protection keys.
+const EXTENDED_BYTES: usize = 256 + 64 + 512 + 1024 + 8;
 /// XCOMP_BV: the area is compacted.
 const COMPACTED: u64 = 1 << 63;
 
@@ -57,22 +59,27 @@ pub fn compacted_size(mask: u64) -> u32 {
 }
 
 /// Components of `mask` with their offsets.
-fn layout(mask: u64, compacted: bool) -> Vec<(Component, u32)> {
+fn layout(mask: u64, compacted: bool) -> impl Iterator<Item = (Component, u32)> {
     let mut next = EXTENDED;
-    let wanted = components().iter().filter(|c| mask >> c.number & 1 != 0);
-    wanted
-        .map(|&component| {
-            if !compacted {
-                return (component, component.offset);
-            }
-            if component.aligned {
-                next = next.next_multiple_of(64);
-            }
-            let offset = next;
-            next += component.size;
-            (component, offset)
-        })
-        .collect()
+    let wanted = components().iter().filter(move |c| mask >> c.number & 1 != 0);
+    wanted.map(move |&component| {
+        if !compacted {
+            return (component, component.offset);
+        }
+        if component.aligned {
+            next = next.next_multiple_of(64);
+        }
+        let offset = next;
+        next += component.size;
+        (component, offset)
+    })
+}
+
+/// Whether parts of registers are all zero.
+fn all_zero(registers: &[[u8; 64]], bytes: std::ops::Range<usize>) -> bool {
+    // Without a way out of the loop it is done many bytes at a time.
+    let parts = registers.iter().flat_map(|register| register[bytes.clone()].as_chunks::<8>().0);
+    parts.fold(0, |any, part| any | u64::from_ne_bytes(*part)) == 0
 }
 
 /// Which instruction of the family.
@@ -93,9 +100,7 @@ impl Cpu {
     /// Components that are not in their initial configuration.
     pub(crate) fn components_in_use(&self) -> u64 {
         let vector = &self.native.vector;
-        let any = |range: std::ops::Range<usize>, bytes: std::ops::Range<usize>| {
-            vector.zmm[range].iter().any(|register| register[bytes.clone()].iter().any(|&b| b != 0))
-        };
+        let any = |range: std::ops::Range<usize>, bytes| !all_zero(&vector.zmm[range], bytes);
         let mut used = xstate::X87 | xstate::SSE;
         for (bit, in_use) in [
             (xstate::AVX, any(0..16, 16..32)),
@@ -368,21 +373,17 @@ pub fn restore(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     // Everything is read, and checked, before anything changes.
     let mut legacy = [0; 416];
     cpu.load_bytes(platform, linear, &mut legacy)?;
-    let mut extended: Vec<(u32, Option<Vec<u8>>)> = Vec::new();
+    let mut extended = [0; EXTENDED_BYTES];
+    let mut filled = 0;
     let mask = if compacted { format & !COMPACTED } else { requested };
     for (component, offset) in layout(mask, compacted) {
         if (present & requested) >> component.number & 1 == 0 {
             continue;
         }
-        let mut bytes = vec![0; component.size as usize];
-        cpu.load_bytes(platform, linear + u64::from(offset), &mut bytes)?;
-        extended.push((component.number, Some(bytes)));
-    }
-    for component in components() {
-        let bit = 1 << component.number;
-        if requested & bit != 0 && present & bit == 0 {
-            extended.push((component.number, None));
-        }
+        let part = &mut extended[filled..];
+        let length = (component.size as usize).min(part.len());
+        cpu.load_bytes(platform, linear + u64::from(offset), &mut part[..length])?;
+        filled += length;
     }
     let mxcsr = if compacted {
         let loaded = requested & xstate::SSE != 0;
@@ -422,8 +423,19 @@ pub fn restore(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
             }
         }
     }
-    for (number, data) in extended {
-        cpu.set_component(number, data.as_deref());
+    let mut rest = &extended[..];
+    for component in components() {
+        let bit = 1 << component.number;
+        if requested & bit == 0 {
+            continue;
+        }
+        if present & bit == 0 {
+            cpu.set_component(component.number, None);
+            continue;
+        }
+        let (data, others) = rest.split_at((component.size as usize).min(rest.len()));
+        cpu.set_component(component.number, Some(data));
+        rest = others;
     }
     if requested & xstate::PKRU != 0 {
         return Err(Exit::Next);
