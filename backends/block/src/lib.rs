@@ -19,11 +19,14 @@
 //! # Threads
 //!
 //! Requests may come from several threads at once. Requests that overlap and are under way at the
-//! same time take effect in any order, as on a real disk.
+//! same time take effect in any order, as on a real disk. A request waits for the host; a [`Pace`]
+//! tells where that may take long, and a [`Pool`] has threads for it.
 
 mod error;
 mod image;
 mod overlay;
+mod pace;
+mod pool;
 mod qcow2;
 mod raw;
 #[cfg(test)]
@@ -33,6 +36,8 @@ mod vectored;
 pub use error::OpenError;
 pub use image::{Format, ImageOptions, open};
 pub use overlay::Overlay;
+pub use pace::{Pace, Work};
+pub use pool::Pool;
 pub use qcow2::Qcow2Image;
 pub use raw::RawImage;
 

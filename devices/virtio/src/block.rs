@@ -1,13 +1,13 @@
 //! The block device (section 5.2).
 
-use crate::device::{DeviceKind, VirtioDevice, read_bytes};
+use crate::device::{DeviceKind, Doorbell, VirtioDevice, read_bytes};
 use crate::queue::{Broken, Chain, QueueAccess};
 use crate::ranges::{self, take_front, take_last_byte, total};
-use ambos_block::{BlockBackend, SECTOR};
+use ambos_block::{BlockBackend, Pace, Pool, SECTOR, Work};
 use ambos_memory::{DmaRange, GuestRam};
 use bitflags::bitflags;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Requests (section 5.2.6).
 mod request {
@@ -64,14 +64,47 @@ const RANGE_SECTORS: u32 = 1 << 21;
 /// Offset of the switch of the write cache in the configuration space.
 const WRITE_CACHE: usize = 32;
 
+/// A request, checked as far as that can be done without doing it.
+struct Request {
+    /// Its place in the queue.
+    chain: Chain,
+    status: DmaRange,
+    /// Bytes that the device may write, without the status.
+    room: u64,
+    /// Kind and first byte; `None` if the header cannot be read.
+    what: Option<(u32, u64)>,
+    /// It must be on the medium before it is acknowledged.
+    through: bool,
+}
+
+/// What is shared with the threads that serve requests.
+struct Shared {
+    id: [u8; request::ID_LENGTH],
+    disk: Arc<dyn BlockBackend>,
+    ram: Arc<GuestRam>,
+    pace: Pace,
+    progress: Mutex<Progress>,
+    changed: Condvar,
+}
+
+/// Requests on other threads.
+#[derive(Default)]
+struct Progress {
+    under_way: usize,
+    /// Queue, request and how it went, of those to be given back.
+    done: Vec<(usize, Chain, Result<u32, Broken>)>,
+}
+
 /// A disk.
 pub struct BlockDevice {
     // Configuration.
-    id: [u8; request::ID_LENGTH],
     queues: u16,
 
     // Dependencies.
-    disk: Arc<dyn BlockBackend>,
+    shared: Arc<Shared>,
+    /// Missing where the host refuses threads: then every request is served in place.
+    pool: Option<Pool>,
+    doorbell: Option<Doorbell>,
 
     // Volatile state.
     features: Features,
@@ -83,18 +116,32 @@ impl BlockDevice {
     /// Queues that a disk has at most.
     pub const QUEUES_MAX: u16 = 8;
 
-    /// A disk with `queues` queues that calls itself `id`.
-    pub fn new(disk: Arc<dyn BlockBackend>, id: &str, queues: u16) -> Self {
+    /// A disk with `queues` queues that calls itself `id`, in a machine with memory `ram`.
+    pub fn new(disk: Arc<dyn BlockBackend>, ram: Arc<GuestRam>, id: &str, queues: u16) -> Self {
         let mut name = [0; request::ID_LENGTH];
         for (byte, character) in name.iter_mut().zip(id.bytes()) {
             *byte = character;
         }
-        let queues = queues.clamp(1, Self::QUEUES_MAX);
-        Self { id: name, queues, disk, features: Features::empty(), write_cache: true }
+        let shared = Shared {
+            id: name,
+            disk,
+            ram,
+            pace: Pace::default(),
+            progress: Mutex::default(),
+            changed: Condvar::new(),
+        };
+        Self {
+            queues: queues.clamp(1, Self::QUEUES_MAX),
+            shared: Arc::new(shared),
+            pool: Pool::new().ok(),
+            doorbell: None,
+            features: Features::empty(),
+            write_cache: true,
+        }
     }
 
     fn offered(&self) -> Features {
-        if self.disk.is_read_only() {
+        if self.shared.disk.is_read_only() {
             let writing = Features::DISCARD | Features::WRITE_ZEROES | Features::WRITE_CACHE;
             Features::all() - writing
         } else {
@@ -108,7 +155,7 @@ impl BlockDevice {
         let mut put = |offset: usize, bytes: &[u8]| {
             config[offset..offset + bytes.len()].copy_from_slice(bytes);
         };
-        put(0, &(self.disk.size() / SECTOR).to_le_bytes());
+        put(0, &(self.shared.disk.size() / SECTOR).to_le_bytes());
         put(12, &SEGMENTS.to_le_bytes());
         put(20, &(SECTOR as u32).to_le_bytes());
         // Blocks of eight sectors underneath, which are the best size of a request, too.
@@ -124,37 +171,91 @@ impl BlockDevice {
         config
     }
 
-    /// Serves a request; returns how many bytes were written to guest memory.
-    fn request(&self, ram: &GuestRam, mut chain: Chain) -> Result<u32, Broken> {
-        let status_place = take_last_byte(&mut chain.writable).ok_or(Broken)?;
+    /// Looks at a request.
+    fn prepare(&self, ram: &GuestRam, mut chain: Chain) -> Result<Request, Broken> {
+        let status = take_last_byte(&mut chain.writable).ok_or(Broken)?;
         let room = total(&chain.writable);
-        let status = self.execute(ram, &mut chain);
-        ranges::write(ram, &[status_place], &[status as u8]).map_err(|_| Broken)?;
-        Ok(u32::try_from(room).unwrap_or(u32::MAX).saturating_add(1))
+        let what = Self::header(ram, &mut chain);
+        let through = !(self.write_cache && self.features.contains(Features::FLUSH));
+        Ok(Request { chain, status, room, what, through })
     }
 
-    fn execute(&self, ram: &GuestRam, chain: &mut Chain) -> Status {
-        let Some(place) = take_front(&mut chain.readable, request::HEADER) else {
-            return Status::IoError;
-        };
+    /// Takes the header off a request: its kind and its first byte.
+    fn header(ram: &GuestRam, chain: &mut Chain) -> Option<(u32, u64)> {
+        let place = take_front(&mut chain.readable, request::HEADER)?;
         let mut header = [0; request::HEADER as usize];
-        if ranges::read(ram, &place, &mut header).is_err() {
-            return Status::IoError;
+        ranges::read(ram, &place, &mut header).ok()?;
+        let [kind, _, low, high] = header.as_chunks::<4>().0 else { return None };
+        let [kind, low, high] = [kind, low, high].map(|word| u32::from_le_bytes(*word));
+        let sector = u64::from(high) << 32 | u64::from(low);
+        Some((kind, sector.checked_mul(SECTOR)?))
+    }
+
+    /// Gives back what other threads are done with of queue `index`.
+    fn give_back(&self, index: usize, queue: &mut QueueAccess<'_>) -> Result<(), Broken> {
+        let done: Vec<_> = {
+            let mut progress = self.shared.lock();
+            progress.done.extract_if(.., |(queue, ..)| *queue == index).collect()
+        };
+        done.into_iter().try_for_each(|(_, chain, written)| queue.complete(&chain, written?))
+    }
+
+    /// Waits until no other thread touches guest memory, and forgets what they did.
+    fn settle(&self) {
+        let mut progress = self.shared.lock();
+        while progress.under_way > 0 {
+            let woken = self.shared.changed.wait(progress);
+            progress = woken.unwrap_or_else(PoisonError::into_inner);
         }
-        let [kind, _, sector @ ..] = header.as_chunks::<4>().0 else { return Status::IoError };
-        let kind = u32::from_le_bytes(*kind);
-        let sector = sector
-            .iter()
-            .rev()
-            .fold(0, |sector: u64, word| sector << 32 | u64::from(u32::from_le_bytes(*word)));
-        let Some(offset) = sector.checked_mul(SECTOR) else { return Status::IoError };
+        progress.done.clear();
+    }
+}
+
+impl Request {
+    /// What it does to the pace.
+    fn work(&self) -> Work {
+        match self.what {
+            Some((request::READ, _)) => Work::Read,
+            Some((request::WRITE, _)) if !self.through => Work::Write,
+            Some((
+                request::WRITE | request::FLUSH | request::DISCARD | request::WRITE_ZEROES,
+                _,
+            )) => Work::Settle,
+            // Nothing waits for anybody.
+            _ => Work::Read,
+        }
+    }
+
+    /// Bytes that it moves.
+    fn length(&self) -> u64 {
+        self.room + total(&self.chain.readable)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves a request; returns how many bytes were written to guest memory.
+    fn serve(&self, request: &Request) -> Result<u32, Broken> {
+        let status = self.pace.measure(request.work(), request.length(), || self.execute(request));
+        let place = [request.status];
+        ranges::write(&self.ram, &place, &[status as u8]).map_err(|_| Broken)?;
+        Ok(u32::try_from(request.room).unwrap_or(u32::MAX).saturating_add(1))
+    }
+
+    fn execute(&self, request: &Request) -> Status {
+        let Some((kind, offset)) = request.what else { return Status::IoError };
+        let Chain { readable, writable, .. } = &request.chain;
+        let ram = &*self.ram;
         let result = match kind {
-            request::READ => self.read(ram, offset, &chain.writable),
-            request::WRITE => self.write(ram, offset, &chain.readable),
+            request::READ => self.read(ram, offset, writable),
+            request::WRITE => self.write(ram, offset, readable, request.through),
             request::FLUSH => self.disk.flush(),
-            request::GET_ID => ranges::write(ram, &chain.writable, &self.id).map_err(other),
+            request::GET_ID => ranges::write(ram, writable, &self.id).map_err(other),
             request::DISCARD | request::WRITE_ZEROES => {
-                return self.change_ranges(ram, kind, &chain.readable);
+                return self.change_ranges(ram, kind, readable, request.through);
             }
             _ => return Status::Unsupported,
         };
@@ -169,21 +270,19 @@ impl BlockDevice {
         result
     }
 
-    fn write(&self, ram: &GuestRam, offset: u64, data: &[DmaRange]) -> io::Result<()> {
+    fn write(
+        &self,
+        ram: &GuestRam,
+        offset: u64,
+        data: &[DmaRange],
+        through: bool,
+    ) -> io::Result<()> {
         let slices = ram.dma_slices(data).map_err(other)?;
         self.disk.write(offset, &slices)?;
-        self.write_through()
+        if through { self.disk.flush() } else { Ok(()) }
     }
 
-    /// Flushes, if the driver does not know how to or switched the write cache off.
-    fn write_through(&self) -> io::Result<()> {
-        if self.write_cache && self.features.contains(Features::FLUSH) {
-            return Ok(());
-        }
-        self.disk.flush()
-    }
-
-    fn change_ranges(&self, ram: &GuestRam, kind: u32, data: &[DmaRange]) -> Status {
+    fn change_ranges(&self, ram: &GuestRam, kind: u32, data: &[DmaRange], through: bool) -> Status {
         let mut bytes = [0; RANGES * request::SEGMENT];
         let Some(bytes) = usize::try_from(total(data)).ok().and_then(|n| bytes.get_mut(..n)) else {
             return Status::IoError;
@@ -212,9 +311,12 @@ impl BlockDevice {
             } else {
                 self.disk.write_zeroes(offset, count * SECTOR, flags & request::UNMAP != 0)
             };
-            if result.and_then(|()| self.write_through()).is_err() {
+            if result.is_err() {
                 return Status::IoError;
             }
+        }
+        if through && self.disk.flush().is_err() {
+            return Status::IoError;
         }
         Status::Ok
     }
@@ -253,13 +355,46 @@ impl VirtioDevice for BlockDevice {
         self.features = Features::from_bits_truncate(features);
     }
 
+    fn connect(&mut self, doorbell: Doorbell) {
+        self.doorbell = Some(doorbell);
+    }
+
     fn reset(&mut self) {
+        self.settle();
         self.features = Features::empty();
         self.write_cache = true;
     }
 
-    fn serve(&mut self, _index: usize, queue: &mut QueueAccess<'_>) -> Result<(), Broken> {
-        queue.serve_all(|ram, chain| self.request(ram, chain))
+    fn serve(&mut self, index: usize, queue: &mut QueueAccess<'_>) -> Result<(), Broken> {
+        self.give_back(index, queue)?;
+        queue.serve_all(|ram, chain| {
+            let request = self.prepare(ram, chain)?;
+            let (pool, doorbell) = match (&self.pool, &self.doorbell) {
+                (Some(pool), Some(doorbell)) if !self.shared.pace.is_quick(request.work()) => {
+                    (pool, doorbell.clone())
+                }
+                _ => return self.shared.serve(&request).map(Some),
+            };
+            self.shared.lock().under_way += 1;
+            let shared = Arc::clone(&self.shared);
+            pool.run(move || {
+                let result = shared.serve(&request);
+                let mut progress = shared.lock();
+                progress.done.push((index, request.chain, result));
+                progress.under_way -= 1;
+                drop(progress);
+                shared.changed.notify_all();
+                doorbell.ring(&[index]);
+            });
+            Ok(None)
+        })
+    }
+}
+
+impl Drop for BlockDevice {
+    /// The memory is used for something else afterwards.
+    fn drop(&mut self) {
+        self.settle();
     }
 }
 

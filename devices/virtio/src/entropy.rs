@@ -44,7 +44,7 @@ impl VirtioDevice for EntropySource {
             let count = getrandom(&mut *bytes, GetRandomFlags::NONBLOCK).unwrap_or(0);
             let room = ranges::take_front(&mut chain.writable, count as u64).ok_or(Broken)?;
             ranges::write(ram, &room, &bytes[..count]).map_err(|_| Broken)?;
-            Ok(count as u32)
+            Ok(Some(count as u32))
         })
     }
 }

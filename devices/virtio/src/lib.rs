@@ -7,10 +7,10 @@
 //!
 //! # Threads
 //!
-//! A request is served by the vCPU that announces it, inside its write to the doorbell. Handing it
-//! to another thread and getting the answer back costs some 27 µs, several times what a request
-//! takes that the host's page cache serves; and a guest that has nothing else to do would only wait.
-//! Interrupts of requests that are served together are one.
+//! A request that will not wait is served by the vCPU that announces it, inside its write to the
+//! doorbell: handing it to another thread and getting the answer back costs several times what it
+//! takes itself. Others go to threads of the device's, which ring a [`Doorbell`] when they are done.
+//! Interrupts of requests that are given back together are one.
 //!
 //! # Copies
 //!

@@ -164,21 +164,23 @@ impl<'a> QueueAccess<'a> {
     }
 
     /// Serves requests until there are none left. While `serve` works, the driver need not announce
-    /// more of them; it returns how many bytes it wrote.
+    /// more of them; it returns how many bytes it wrote, or `None` if it keeps the request to
+    /// complete it later.
     ///
     /// # Errors
     ///
     /// [`Broken`] if the rings are not in memory, or `serve` says so.
     pub fn serve_all(
         &mut self,
-        mut serve: impl FnMut(&GuestRam, Chain) -> Result<u32, Broken>,
+        mut serve: impl FnMut(&GuestRam, Chain) -> Result<Option<u32>, Broken>,
     ) -> Result<(), Broken> {
         loop {
             self.queue.disable_notification(self.ram.memory()).map_err(|_| Broken)?;
             while let Some(chain) = self.pop() {
                 let head = Chain { head: chain.head, readable: Vec::new(), writable: Vec::new() };
-                let written = serve(self.ram, chain)?;
-                self.complete(&head, written)?;
+                if let Some(written) = serve(self.ram, chain)? {
+                    self.complete(&head, written)?;
+                }
             }
             let more = self.queue.enable_notification(self.ram.memory()).map_err(|_| Broken)?;
             if !more || self.budget == 0 {

@@ -60,7 +60,20 @@ impl Driver {
 
     /// The same for a driver that uses queue `queue` only.
     pub(crate) fn with_queue(device: Box<dyn VirtioDevice>, queue: u16) -> Self {
-        let ram = Arc::new(GuestRam::new(4 << 20).unwrap());
+        Self::on(Self::ram(), device, queue)
+    }
+
+    /// Memory for a driver.
+    pub(crate) fn ram() -> Arc<GuestRam> {
+        Arc::new(GuestRam::new(4 << 20).unwrap())
+    }
+
+    /// Plugs in a device that knows the memory.
+    pub(crate) fn with_ram(ram: Arc<GuestRam>, device: Box<dyn VirtioDevice>) -> Self {
+        Self::on(ram, device, 0)
+    }
+
+    fn on(ram: Arc<GuestRam>, device: Box<dyn VirtioDevice>, queue: u16) -> Self {
         let (clock, time) = VmClock::manual();
         let (ports, mmio) = (Arc::new(PortBus::default()), Arc::new(MmioBus::default()));
         let row = DeviceTable::default().add("virtio");

@@ -86,7 +86,8 @@ pub(crate) fn plug(
     let queues = u16::try_from(chipset.local_apics().len()).unwrap_or(u16::MAX);
     for (index, disk) in kinds.virtio.into_iter().enumerate() {
         let name = format!("ambos-disk-{index}");
-        let device = BlockDevice::new(Arc::clone(&disk.content), &name, queues);
+        let content = Arc::clone(&disk.content);
+        let device = BlockDevice::new(content, Arc::clone(ram), &name, queues);
         crate::virtio::plug(chipset, ram, clock, "virtio disk", Box::new(device))?;
     }
     Ok(())
