@@ -4,6 +4,11 @@ use crate::{GuestRam, PageFlags};
 use thiserror::Error;
 use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileSlice};
 
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+/// Most bytes of a range that is made here.
+const PART: u64 = 1 << 30;
+
 /// Some consecutive guest-physical bytes that a device was told to read or write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DmaRange {
@@ -38,6 +43,25 @@ impl GuestRam {
         Ok(slices)
     }
 
+    /// Gives the whole pages in `range` back to the host, as far as there is RAM; they read as zeroes
+    /// afterwards. Where the host cannot take them back nothing happens.
+    pub fn release(&self, range: DmaRange) {
+        let first = range.address.saturating_add(PAGE - 1) & !(PAGE - 1);
+        let end = range.address.saturating_add(u64::from(range.length)) & !(PAGE - 1);
+        for region in self.regions() {
+            let from = first.max(region.start);
+            let to = end.min(region.start + region.size);
+            let Some(length) = to.checked_sub(from).filter(|length| *length > 0) else { continue };
+            let offset = region.first_page as u64 * PAGE + (from - region.start);
+            if self.punch(offset, length) {
+                let parts = (from..to).step_by(PART as usize);
+                let part =
+                    |address: u64| DmaRange { address, length: (to - address).min(PART) as u32 };
+                parts.for_each(|address| self.device_wrote(&[part(address)]));
+            }
+        }
+    }
+
     /// Makes the engines forget code that they hold of `ranges`, after a device wrote there.
     pub fn device_wrote(&self, ranges: &[DmaRange]) {
         let flags = self.page_flags();
@@ -57,6 +81,7 @@ impl GuestRam {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vm_memory::Bytes;
 
     fn range(address: u64, length: u32) -> DmaRange {
         DmaRange { address, length }
@@ -70,6 +95,24 @@ mod tests {
         for outside in [range(0x10_0000, 1), range(0xf_ffff, 2), range(u64::MAX, 2)] {
             assert_eq!(ram.dma_slices(&[outside]).unwrap_err(), NotRam(outside));
         }
+    }
+
+    #[test]
+    fn whole_pages_are_released() {
+        let ram = GuestRam::new(1 << 20).unwrap();
+        let memory = ram.memory();
+        memory.write_slice(&[5; 0x4000], GuestAddress(0x1000)).unwrap();
+        ram.page_flags().set(3, PageFlags::CODE);
+        ram.release(range(0x1001, 0x2fff));
+        for (page, byte) in [(1, 5), (2, 0), (3, 0), (4, 5)] {
+            assert_eq!(memory.read_obj::<u8>(GuestAddress(page << 12)).unwrap(), byte, "{page}");
+        }
+        assert_eq!([2, 3].map(|page| ram.page_flags().version(page)), [0, 1]);
+        for outside in [range(u64::MAX, u32::MAX), range(0x10_0000, 0x1000), range(0x1fff, 1)] {
+            ram.release(outside);
+        }
+        ram.release(range(0xf_f000, u32::MAX));
+        assert_eq!(memory.read_obj::<u8>(GuestAddress(0x4000)).unwrap(), 5);
     }
 
     #[test]

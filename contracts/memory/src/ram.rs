@@ -1,6 +1,7 @@
 //! The RAM of one guest.
 
 use crate::PageFlags;
+use rustix::fs::FallocateFlags;
 use std::fs::File;
 use std::os::fd::FromRawFd;
 use thiserror::Error;
@@ -120,6 +121,13 @@ impl GuestRam {
             }
         }
         None
+    }
+
+    /// Takes storage away from the memory file; whether that was possible.
+    pub(crate) fn punch(&self, offset: u64, length: u64) -> bool {
+        let file = self.memory.iter().next().and_then(|region| region.file_offset());
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        file.is_some_and(|file| rustix::fs::fallocate(file.file(), flags, offset, length).is_ok())
     }
 
     /// The per-page flags shared by all vCPUs.

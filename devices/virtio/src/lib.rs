@@ -1,6 +1,6 @@
 //! Paravirtual devices after the virtio standard, version 1.2, on PCI.
 //!
-//! - [`VirtioDevice`]: what a device is, without a bus. [`BlockDevice`], [`NetDevice`] and
+//! - [`VirtioDevice`]: what a device is, without a bus. [`BlockDevice`], [`NetDevice`], [`Balloon`] and
 //!   [`EntropySource`] are such devices.
 //! - [`VirtioPci`]: puts one of them on PCI, as a function of the modern kind only.
 //! - [`QueueAccess`] and [`Chain`]: the requests of a guest, with every address still unchecked.
@@ -18,6 +18,7 @@
 //! a few bytes each, are copied.
 #![forbid(unsafe_code)]
 
+mod balloon;
 mod block;
 mod device;
 mod entropy;
@@ -28,6 +29,7 @@ mod ranges;
 #[cfg(test)]
 mod testing;
 
+pub use balloon::Balloon;
 pub use block::BlockDevice;
 pub use device::{DeviceKind, Doorbell, VirtioDevice};
 pub use entropy::EntropySource;

@@ -24,7 +24,7 @@ use ambos_memory::{GuestRam, MemoryError};
 use ambos_pc::apic::{ApicVcpu, TimeStampCounter};
 use ambos_pc::chipset::{ChipsetError, PcChipset, PcConfig};
 use ambos_vcpu::{Attention, CpuState};
-use ambos_virtio::EntropySource;
+use ambos_virtio::{Balloon, EntropySource};
 use ambos_xen::Layout;
 use ambos_xen_backends::ControlError;
 use std::collections::BTreeMap;
@@ -424,6 +424,8 @@ impl Machine {
         if self.technique == Technique::Hybrid {
             let entropy = Box::new(EntropySource);
             virtio::plug(&mut chipset, &self.ram, clock, "virtio entropy source", entropy)?;
+            let balloon = Box::new(Balloon::default());
+            virtio::plug(&mut chipset, &self.ram, clock, "virtio balloon", balloon)?;
         }
         let chipset = Arc::new(chipset);
         let members: Arc<[Member]> =

@@ -215,7 +215,7 @@ impl NetDevice {
             let place = take_last_byte(&mut chain.writable).ok_or(Broken)?;
             let status = if self.command(ram, &chain) { control::OK } else { control::ERROR };
             ranges::write(ram, &[place], &[status]).map_err(|_| Broken)?;
-            Ok(1)
+            Ok(Some(1))
         })
     }
 
