@@ -1,0 +1,168 @@
+//! The network: guests get an address, reach servers of this host, and are reached where a port is
+//! forwarded.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Lines of a kernel log that adapters must not cause.
+const COMPLAINTS: [&str; 6] = [
+    "WARNING:",
+    "Call Trace",
+    "nobody cared",
+    "Detected Tx Unit Hang",
+    "NETDEV WATCHDOG",
+    "hw csum failure",
+];
+
+/// What a guest has to run.
+const GUESTS: [(&str, &str); 2] = [("full", "debian-standard"), ("hybrid", "debian-cloud")];
+
+fn ambos(technique: &str, guest: &str, network: &str, script: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ambos"));
+    command
+        .args(["run", "--verbose", "-t", technique, "--guest", guest, "--net", network])
+        .args(["--exec", script])
+        .stdin(Stdio::null());
+    command
+}
+
+/// Runs `script` in a guest; returns its output.
+fn run(technique: &str, guest: &str, network: &str, script: &str) -> String {
+    let output = ambos(technique, guest, network, script).output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{technique}: {log}");
+    for line in log.lines() {
+        assert!(!COMPLAINTS.iter().any(|complaint| line.contains(complaint)), "{line}");
+    }
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Bytes that follow no short pattern. None is zero, where busybox believes that a body ends.
+fn content(length: usize) -> Vec<u8> {
+    let mut state = 1u32;
+    let next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8 | 1
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
+/// Reads a request of HTTP: its first line, and its body.
+fn request(stream: &TcpStream) -> (String, Vec<u8>) {
+    let mut reader = BufReader::new(stream);
+    let (mut first, mut length) = (String::new(), 0);
+    reader.read_line(&mut first).unwrap();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        let line = line.trim_end().to_ascii_lowercase();
+        if let Some(value) = line.strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+        if line.is_empty() {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    (first, body)
+}
+
+/// Serves downloads of `bytes`, and answers uploads with whether they are `bytes`; returns its port.
+fn serve(bytes: Vec<u8>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let (first, body) = request(&stream);
+            let answer = if first.starts_with("GET") {
+                bytes.clone()
+            } else {
+                format!("same: {}\n", body == bytes).into_bytes()
+            };
+            let length = answer.len();
+            write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n").unwrap();
+            stream.write_all(&answer).unwrap();
+        }
+    });
+    port
+}
+
+fn transfer(technique: &str, guest: &str, length: usize) {
+    let port = serve(content(length));
+    let script = format!(
+        "set -e
+         ip -4 addr show eth0 | grep -o 'inet [0-9.]*'
+         ping -c 2 -W 5 10.0.2.2 > /dev/null && echo pinged
+         wget -q -O /tmp/file http://10.0.2.2:{port}/file
+         wc -c < /tmp/file
+         wget -q -O - --post-file=/tmp/file http://10.0.2.2:{port}/file"
+    );
+    let output = run(technique, guest, "user", &script);
+    let expected = format!("inet 10.0.2.15\npinged\n{length}\nsame: true\n");
+    assert_eq!(output, expected, "{technique}");
+}
+
+#[test]
+fn an_unaware_guest_downloads_and_uploads() {
+    transfer(GUESTS[0].0, GUESTS[0].1, 8 << 20);
+}
+
+#[test]
+fn a_guest_with_virtio_downloads_and_uploads() {
+    transfer(GUESTS[1].0, GUESTS[1].1, 8 << 20);
+}
+
+#[test]
+#[ignore = "it moves half a gigabyte through software processors"]
+fn large_files_arrive_whole() {
+    for (technique, guest) in GUESTS {
+        transfer(technique, guest, 256 << 20);
+    }
+}
+
+#[test]
+fn forwarded_ports_lead_to_the_guest() {
+    for (technique, guest) in GUESTS {
+        // Free a moment ago; nobody else here asks for this one.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let network = format!("user,forward={port}:80");
+        let script = "echo hello | nc -l -p 80 | { read word; echo heard $word; }";
+        let child = ambos(technique, guest, &network, script).stdout(Stdio::piped()).spawn();
+        let child = child.unwrap();
+        // The guest listens some time after it has an address; until then connections end.
+        let answer = (0..600).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(100));
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            stream.write_all(b"there\n").ok()?;
+            let mut line = String::new();
+            BufReader::new(stream).read_line(&mut line).ok()?;
+            Some(line).filter(|line| !line.is_empty())
+        });
+        assert_eq!(answer.as_deref(), Some("hello\n"), "{technique}");
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "heard there\n", "{technique}");
+    }
+}
+
+#[test]
+fn a_guest_may_have_no_network() {
+    let output = run("hybrid", "debian-cloud", "none", "ls /sys/class/net");
+    assert_eq!(output, "lo\n");
+}
+
+#[test]
+fn networks_that_cannot_be_used_are_refused() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let forward = format!("user,forward={}:80", taken.local_addr().unwrap().port());
+    for network in [&forward[..], "tap=no-such-tap", "bridge", "user,forward=80"] {
+        let output = ambos("hybrid", "debian-cloud", network, "true").output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{network}: {message}");
+        assert_eq!(message.lines().filter(|line| line.starts_with("ambos: ")).count(), 1);
+    }
+}
