@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 const SCRIPT: &str = "\
 dmesg | grep -o -E 'Hypervisor detected: KVM|KVM setup pv remote TLB flush|setup PV sched yield|\
 setup PV IPIs|kvm-clock: Using msrs|WARNING:|unchecked MSR'
-cat /sys/devices/system/clocksource/clocksource0/available_clocksource
+grep -o kvm-clock /sys/devices/system/clocksource/clocksource0/available_clocksource
 for i in 0 1; do
     (taskset -c $i seq 1 20000 | taskset -c $((1 - i)) sort -r | taskset -c $i tail -n 1) &
 done
@@ -20,7 +20,7 @@ kvm-clock: Using msrs
 KVM setup pv remote TLB flush
 setup PV sched yield
 setup PV IPIs
-tsc kvm-clock hpet acpi_pm 
+kvm-clock
 1
 1
 steal
