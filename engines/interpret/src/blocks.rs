@@ -4,6 +4,7 @@
 //! found by the guest-physical address of its first byte and the mode it was decoded for, so it
 //! survives address-space switches. A block is stale when its page's code version has moved on.
 
+use crate::decode::MAX_INSTRUCTION;
 use crate::op::Op;
 use ambos_memory::{GuestRam, PageFlags};
 use std::collections::HashMap;
@@ -26,12 +27,17 @@ const FRONT: usize = 4096;
 /// Decoded instructions after which everything is dropped, which bounds the cache to some 25 MiB.
 const MAX_OPS: usize = 256 << 10;
 
+/// Most instructions that continue on the next page.
+const MAX_CROSSINGS: usize = 4096;
+
 /// The decoded blocks of one vCPU.
 #[derive(Debug)]
 pub struct BlockCache {
     front: Box<[Option<Rc<Block>>]>,
     blocks: HashMap<u64, Rc<Block>>,
     by_page: HashMap<usize, Vec<u64>>,
+    /// Instructions that continue on the next page, each a block of its own, with their bytes.
+    crossings: HashMap<u64, ([u8; MAX_INSTRUCTION], Rc<Block>)>,
     ops: usize,
 }
 
@@ -41,6 +47,7 @@ impl Default for BlockCache {
             front: (0..FRONT).map(|_| None).collect(),
             blocks: HashMap::new(),
             by_page: HashMap::new(),
+            crossings: HashMap::new(),
             ops: 0,
         }
     }
@@ -104,9 +111,28 @@ impl BlockCache {
         block
     }
 
-    /// A block that is not kept.
-    pub fn temporary(ops: Vec<Op>, length: u16) -> Rc<Block> {
-        Rc::new(Block { ops: ops.into(), length, key: u64::MAX, ram_page: usize::MAX, version: 0 })
+    /// The instruction of `key` that continues on the next page, if it is known, and the bytes for
+    /// which it is valid.
+    pub fn crossing(&self, key: u64) -> Option<([u8; MAX_INSTRUCTION], Rc<Block>)> {
+        self.crossings.get(&key).cloned()
+    }
+
+    /// Adds an instruction that continues on the next page. It is never found by
+    /// [`BlockCache::get`], and never current after it has run.
+    pub fn insert_crossing(
+        &mut self,
+        key: u64,
+        bytes: [u8; MAX_INSTRUCTION],
+        op: Op,
+        length: u16,
+    ) -> Rc<Block> {
+        if self.crossings.len() >= MAX_CROSSINGS {
+            self.crossings.clear();
+        }
+        let ops = vec![op].into();
+        let block = Rc::new(Block { ops, length, key: u64::MAX, ram_page: usize::MAX, version: 0 });
+        self.crossings.insert(key, (bytes, Rc::clone(&block)));
+        block
     }
 
     /// Drops everything.
@@ -114,6 +140,7 @@ impl BlockCache {
         self.front.fill(None);
         self.blocks.clear();
         self.by_page.clear();
+        self.crossings.clear();
         self.ops = 0;
     }
 

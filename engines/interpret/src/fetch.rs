@@ -1,6 +1,6 @@
 //! Fetching code: from the instruction pointer to a decoded block.
 
-use crate::blocks::{self, Block, BlockCache};
+use crate::blocks::{self, Block};
 use crate::cpu::{Cpu, RIP, seg};
 use crate::decode::{self, MAX_INSTRUCTION};
 use crate::exit::{Exit, Fault};
@@ -102,6 +102,9 @@ impl Cpu {
         linear: u64,
         key: u64,
     ) -> Result<Rc<Block>, Exit> {
+        if let Some(block) = self.known_crossing(platform, linear, key)? {
+            return Ok(block);
+        }
         platform.ledger().count(Intercept::Translation);
         let page = self.code_page(platform, linear)?;
         // From here on writes to the page are noticed; only then may its bytes be read.
@@ -131,7 +134,7 @@ impl Cpu {
             match decoder.last_error() {
                 DecoderError::None => {}
                 _ if !ops.is_empty() => break,
-                DecoderError::NoMoreBytes => return self.decode_crossing(platform, linear),
+                DecoderError::NoMoreBytes => return self.decode_crossing(platform, linear, key),
                 _ => {
                     ops.push(decode::undefined(self.mode, decoder.position()));
                     length = 1;
@@ -149,35 +152,35 @@ impl Cpu {
         Ok(self.blocks.insert(key, page.ram_page, version, ops, length))
     }
 
-    /// Decodes the one instruction at `linear` whose bytes continue on the next page. It is decoded
-    /// each time it runs.
+    /// The one instruction at `linear` whose bytes continue on the next page, if it was decoded
+    /// before and its bytes are the same. Comparing them is what makes it current: no version does.
+    fn known_crossing(
+        &mut self,
+        platform: &mut dyn Platform,
+        linear: u64,
+        key: u64,
+    ) -> Result<Option<Rc<Block>>, Exit> {
+        let Some((bytes, block)) = self.blocks.crossing(key) else { return Ok(None) };
+        let mut now = [0; MAX_INSTRUCTION];
+        let head = self.copy_head(platform, linear, &mut now)?;
+        // While these are the same, the instruction goes on, so that the next page is fetched from.
+        if now[..head] != bytes[..head] {
+            return Ok(None);
+        }
+        self.copy_tail(platform, linear, &mut now[head..])?;
+        Ok((now == bytes).then_some(block))
+    }
+
+    /// Decodes the one instruction at `linear` whose bytes continue on the next page.
     fn decode_crossing(
         &mut self,
         platform: &mut dyn Platform,
         linear: u64,
+        key: u64,
     ) -> Result<Rc<Block>, Exit> {
         let mut bytes = [0; MAX_INSTRUCTION];
-        let first = 0x1000 - (linear & 0xfff) as usize;
-        let page = self.code_page(platform, linear)?;
-        let next = if self.is_64bit() {
-            (linear & !0xfff).wrapping_add(0x1000)
-        } else {
-            (linear & !0xfff).wrapping_add(0x1000) & 0xffff_ffff
-        };
-        let (head, tail) = bytes.split_at_mut(first.min(MAX_INSTRUCTION));
-        #[expect(unsafe_code, reason = "guest RAM is shared with other vCPUs")]
-        // SAFETY: the bytes are the last `first` of a mapped page of guest RAM.
-        unsafe {
-            mem::copy_from(page.host_page + (linear & 0xfff) as usize, head);
-        }
-        if !tail.is_empty() {
-            let page = self.code_page(platform, next)?;
-            #[expect(unsafe_code, reason = "guest RAM is shared with other vCPUs")]
-            // SAFETY: the bytes are the first ones, fewer than 15, of a mapped page of guest RAM.
-            unsafe {
-                mem::copy_from(page.host_page, tail);
-            }
-        }
+        let head = self.copy_head(platform, linear, &mut bytes)?;
+        self.copy_tail(platform, linear, &mut bytes[head..])?;
         let rip = self.native.gpr[RIP];
         let bits = u32::from(self.mode.code_bits);
         let mut decoder = Decoder::with_ip(bits, &bytes, rip, DecoderOptions::NONE);
@@ -191,6 +194,46 @@ impl Cpu {
             _ => decode::undefined(self.mode, decoder.position()),
         };
         let length = op.end;
-        Ok(BlockCache::temporary(vec![op], length))
+        Ok(self.blocks.insert_crossing(key, bytes, op, length))
+    }
+
+    /// Copies code from `linear` to the end of its page; returns how many bytes of an instruction
+    /// that may be.
+    fn copy_head(
+        &mut self,
+        platform: &mut dyn Platform,
+        linear: u64,
+        bytes: &mut [u8; MAX_INSTRUCTION],
+    ) -> Result<usize, Exit> {
+        let offset = (linear & 0xfff) as usize;
+        let head = (0x1000 - offset).min(MAX_INSTRUCTION);
+        let page = self.code_page(platform, linear)?;
+        #[expect(unsafe_code, reason = "guest RAM is shared with other vCPUs")]
+        // SAFETY: the bytes are at the end of a mapped page of guest RAM.
+        unsafe {
+            mem::copy_from(page.host_page + offset, &mut bytes[..head]);
+        }
+        Ok(head)
+    }
+
+    /// Copies code from the beginning of the page after that of `linear`.
+    fn copy_tail(
+        &mut self,
+        platform: &mut dyn Platform,
+        linear: u64,
+        tail: &mut [u8],
+    ) -> Result<(), Exit> {
+        if tail.is_empty() {
+            return Ok(());
+        }
+        let next = (linear & !0xfff).wrapping_add(0x1000);
+        let next = if self.is_64bit() { next } else { next & 0xffff_ffff };
+        let page = self.code_page(platform, next)?;
+        #[expect(unsafe_code, reason = "guest RAM is shared with other vCPUs")]
+        // SAFETY: the bytes are the first ones, fewer than 15, of a mapped page of guest RAM.
+        unsafe {
+            mem::copy_from(page.host_page, tail);
+        }
+        Ok(())
     }
 }
