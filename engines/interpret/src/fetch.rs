@@ -92,7 +92,8 @@ impl Cpu {
         if translation.page_bits > 12 {
             self.tlb.note_large_page(linear, translation.page_bits);
         }
-        self.tlb.insert_fetch(user, linear, gpa_page, host_page, ram_page);
+        let global = translation.global;
+        self.tlb.insert_fetch(user, global, linear, gpa_page, host_page, ram_page);
         Ok(CodePage { gpa_page, host_page, ram_page })
     }
 

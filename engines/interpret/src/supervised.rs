@@ -83,7 +83,7 @@ impl Cpu {
         let page = linear & !0xfff;
         let (host, _) = self.ram.host_page(frame)?;
         for write in [false, true] {
-            self.tlb.insert(Tlb::USER, write, page, host);
+            self.tlb.insert(Tlb::USER, write, false, page, host);
         }
         let before = self.instructions;
         self.repeated = false;
@@ -146,7 +146,7 @@ impl Cpu {
         }
         let code = write && self.ram.page_flags().get(page) & PageFlags::CODE != 0;
         if !code {
-            self.tlb.insert(Tlb::USER, write, linear, host);
+            self.tlb.insert(Tlb::USER, write, false, linear, host);
         }
         Ok((host + (linear & 0xfff) as usize, code.then_some(page)))
     }

@@ -330,14 +330,14 @@ impl Cpu {
             return Ok(HostRange::Ram(host));
         }
         if !access.write {
-            self.tlb.insert(set, false, linear, host_page);
+            self.tlb.insert(set, false, translation.global, linear, host_page);
         }
         if access.write || translation.write_ready {
             let code = self.ram.page_flags().get(ram_page) & PageFlags::CODE != 0;
             if code && access.write {
                 self.note_code_write(ram_page, linear & 0xfff, length as u64);
             } else if !code {
-                self.tlb.insert(set, true, linear, host_page);
+                self.tlb.insert(set, true, translation.global, linear, host_page);
             }
         }
         Ok(HostRange::Ram(host))

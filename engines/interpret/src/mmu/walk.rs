@@ -16,6 +16,8 @@ pub struct Translation {
     pub write_ready: bool,
     /// Bits of an offset within the page: 12, or more for larger pages.
     pub page_bits: u32,
+    /// The page is mapped alike in every address space.
+    pub global: bool,
 }
 
 /// One paging mode's shape.
@@ -36,7 +38,12 @@ impl Cpu {
             return Err(Fault::GP0);
         }
         if !self.cr0().contains(Cr0::PG) {
-            return Ok(Translation { gpa: linear & 0xffff_ffff, write_ready: true, page_bits: 12 });
+            return Ok(Translation {
+                gpa: linear & 0xffff_ffff,
+                write_ready: true,
+                page_bits: 12,
+                global: false,
+            });
         }
         self.walk(linear, access).map_err(|error| {
             self.fault_address = linear;
@@ -135,7 +142,9 @@ impl Cpu {
             let write_ready = dirty
                 && key & 2 == 0
                 && self.check(write_access, writable, user, no_execute, cr0, cr4).is_ok();
-            return Ok(Translation { gpa: frame | linear & offset_mask, write_ready, page_bits });
+            let gpa = frame | linear & offset_mask;
+            let global = cr4.contains(Cr4::PGE) && entry & paging::GLOBAL != 0;
+            return Ok(Translation { gpa, write_ready, page_bits, global });
         }
     }
 

@@ -3,7 +3,9 @@
 //! Each address space in use (a process-context identifier) has a *bank* of its own, so switching
 //! between address spaces flushes nothing. A bank has a set of caches for each kind of access: one
 //! for reads, one for writes ([`bank`] has their layout), and translations of fetches ([`fetches`]).
-//! Global pages are cached in every bank; whoever flushes them flushes everything.
+//! Global pages are cached in every bank. Those of the supervisor stay when a bank's address space is
+//! flushed or another one gets the bank, as long as all that it cached was global: a kernel need not be
+//! found again after each new process.
 //!
 //! Banks lie in memory that generated code can address: a bank is the tail of a window
 //! ([`Windows`]) whose head belongs to whoever made the windows. The layout is [`Bank`].
@@ -38,11 +40,25 @@ const LONGEST: u64 = 15;
 /// Slots of a set's caches that were used since they were last emptied, by cache and level.
 type Used = [[Vec<u16>; 2]; 3];
 
+/// What must be dropped from a bank before it is used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Stale {
+    /// What is not global.
+    #[default]
+    Local,
+    /// Everything.
+    All,
+}
+
 /// What is known of a bank.
 #[derive(Debug, Default)]
 struct BankState {
     /// Its address space, if it belongs to one.
     pcid: Option<u16>,
+    /// What is stale while it belongs to none.
+    stale: Stale,
+    /// Supervisor pages that are not global are cached.
+    local: bool,
     /// When it was last switched to.
     switched: u64,
     /// What was used of each set.
@@ -180,7 +196,15 @@ impl Tlb {
     }
 
     /// Adds a translation for reads (`write` false) or writes.
-    pub(crate) fn insert(&mut self, set: usize, write: bool, linear: u64, host_page: usize) {
+    pub(crate) fn insert(
+        &mut self,
+        set: usize,
+        write: bool,
+        global: bool,
+        linear: u64,
+        host_page: usize,
+    ) {
+        self.banks[self.current].local |= set == Self::SUPERVISOR && !global;
         let cache = if write { Cache::Write } else { Cache::Read };
         self.enter(set, cache, Entry { key: linear & !0xfff, value: host_page });
     }
@@ -211,12 +235,14 @@ impl Tlb {
     pub(crate) fn insert_fetch(
         &mut self,
         user: bool,
+        global: bool,
         linear: u64,
         gpa_page: u64,
         host_page: usize,
         ram_page: usize,
     ) {
         let current = self.current;
+        self.banks[current].local |= !user && !global;
         if self.fetches[current][usize::from(user)].is_full() {
             self.fetches[current][usize::from(user)].clear();
             self.clear_jumps_of(current, user);
@@ -343,6 +369,7 @@ impl Tlb {
 
     /// Empties a bank.
     fn clear(&mut self, bank: usize) {
+        self.banks[bank].local = false;
         for set in 0..SETS {
             for cache in Cache::ALL {
                 self.clear_cache(bank, set, cache);
@@ -353,12 +380,29 @@ impl Tlb {
         }
     }
 
+    /// Drops what is not global from a bank.
+    fn clear_local(&mut self, bank: usize) {
+        if self.banks[bank].local {
+            self.clear(bank);
+            return;
+        }
+        for cache in Cache::ALL {
+            self.clear_cache(bank, Self::USER, cache);
+        }
+        // Fetches do not depend on RFLAGS.AC: the jumps of this set are the supervisor's.
+        for cache in [Cache::Read, Cache::Write] {
+            self.clear_cache(bank, Self::SUPERVISOR_AC, cache);
+        }
+        self.fetches[bank][usize::from(true)].clear();
+    }
+
     /// Drops every translation of every address space.
     pub fn flush_all(&mut self) {
         let current = self.current;
         for bank in (0..BANKS).filter(|&bank| bank != current) {
             // Cleared when it is used again.
             self.banks[bank].pcid = None;
+            self.banks[bank].stale = Stale::All;
         }
         self.clear(current);
         self.large.fill(0);
@@ -375,7 +419,7 @@ impl Tlb {
         }
         let page = linear & !0xfff;
         for bank in 0..BANKS {
-            if self.banks[bank].pcid.is_none() {
+            if self.banks[bank].pcid.is_none() && self.banks[bank].stale == Stale::All {
                 continue;
             }
             for set in &mut self.bank_mut(bank).sets {
@@ -407,9 +451,10 @@ impl Tlb {
             return;
         };
         if bank == self.current {
-            self.clear(bank);
+            self.clear_local(bank);
         } else {
             self.banks[bank].pcid = None;
+            self.banks[bank].stale = Stale::Local;
         }
     }
 
@@ -425,7 +470,12 @@ impl Tlb {
                         (self.banks[bank].pcid.is_some(), self.banks[bank].switched)
                     })
                     .unwrap_or(0);
-                self.clear(oldest);
+                let state = &self.banks[oldest];
+                if state.pcid.is_none() && state.stale == Stale::All {
+                    self.clear(oldest);
+                } else {
+                    self.clear_local(oldest);
+                }
                 self.banks[oldest].pcid = Some(pcid);
                 oldest
             }
@@ -443,7 +493,7 @@ mod tests {
     fn address_spaces_do_not_see_each_other() {
         let mut tlb = Tlb::new().unwrap();
         tlb.switch(1);
-        tlb.insert(Tlb::USER, false, 0x1234, 0x8_0000);
+        tlb.insert(Tlb::USER, false, false, 0x1234, 0x8_0000);
         assert_eq!(tlb.lookup_read(Tlb::USER, 0x1238), Some(0x8_0238));
         assert_eq!(tlb.lookup_write(Tlb::USER, 0x1238), None);
         tlb.switch(2);
@@ -460,7 +510,7 @@ mod tests {
         for pcid in 0..100 {
             tlb.switch(pcid);
             assert_eq!(tlb.lookup_write(Tlb::SUPERVISOR, 0x5000), None);
-            tlb.insert(Tlb::SUPERVISOR, true, 0x5000, 0x1000 * usize::from(pcid));
+            tlb.insert(Tlb::SUPERVISOR, true, false, 0x5000, 0x1000 * usize::from(pcid));
         }
         tlb.switch(99);
         assert_eq!(tlb.lookup_write(Tlb::SUPERVISOR, 0x5000), Some(0x6_3000));
@@ -475,7 +525,7 @@ mod tests {
         for page in 0..2 * SECOND_ENTRIES as u64 {
             assert_eq!(tlb.lookup_read(Tlb::USER, page << 12), None);
         }
-        tlb.insert(Tlb::USER, true, 0, 0x1000);
+        tlb.insert(Tlb::USER, true, false, 0, 0x1000);
         tlb.flush_page(0);
         assert_eq!(tlb.lookup_write(Tlb::USER, 0), None);
         assert_eq!(tlb.lookup_write(Tlb::USER_ALIGNED, 0), None);
@@ -484,8 +534,8 @@ mod tests {
     #[test]
     fn protecting_a_page_leaves_reads() {
         let mut tlb = Tlb::new().unwrap();
-        tlb.insert(Tlb::SUPERVISOR, true, 0x5000, 0x1000);
-        tlb.insert(Tlb::SUPERVISOR, false, 0x5000, 0x1000);
+        tlb.insert(Tlb::SUPERVISOR, true, false, 0x5000, 0x1000);
+        tlb.insert(Tlb::SUPERVISOR, false, false, 0x5000, 0x1000);
         tlb.protect_host_page(0x1000);
         assert_eq!(tlb.lookup_write(Tlb::SUPERVISOR, 0x5000), None);
         assert!(tlb.lookup_read(Tlb::SUPERVISOR, 0x5000).is_some());
@@ -505,12 +555,12 @@ mod tests {
         let mut tlb = Tlb::new().unwrap();
         tlb.set_jump(Tlb::USER, 0x7010, false, 99);
         assert_eq!(jump(&tlb, Tlb::USER, 0x7010), None);
-        tlb.insert_fetch(true, 0x7000, 0, 0, 0);
+        tlb.insert_fetch(true, false, 0x7000, 0, 0, 0);
         tlb.set_jump(Tlb::USER, 0x7010, false, 99);
         tlb.set_jump(Tlb::USER, 0x7ffa, true, 98);
         assert_eq!(jump(&tlb, Tlb::USER, 0x7010), Some(99));
         assert_eq!(jump(&tlb, Tlb::USER, 0x7ffa), None);
-        tlb.insert_fetch(true, 0x8000, 0, 0, 0);
+        tlb.insert_fetch(true, false, 0x8000, 0, 0, 0);
         tlb.set_jump(Tlb::USER, 0x7ffa, true, 98);
         assert_eq!(jump(&tlb, Tlb::USER, 0x7ffa), Some(98));
         tlb.flush_page(0x9000);
@@ -526,8 +576,8 @@ mod tests {
         let mut tlb = Tlb::new().unwrap();
         let far = 0x1000 * ENTRIES as u64;
         for round in 0..3 {
-            tlb.insert(Tlb::USER, false, 0x5000, 0x10_0000);
-            tlb.insert(Tlb::USER, false, 0x5000 + far, 0x20_0000);
+            tlb.insert(Tlb::USER, false, false, 0x5000, 0x10_0000);
+            tlb.insert(Tlb::USER, false, false, 0x5000 + far, 0x20_0000);
             assert_eq!(tlb.lookup_read(Tlb::USER, 0x5008), Some(0x10_0008), "round {round}");
             assert_eq!(tlb.lookup_read(Tlb::USER, 0x5008 + far), Some(0x20_0008));
         }
@@ -536,5 +586,53 @@ mod tests {
         assert_eq!(tlb.lookup_read(Tlb::USER, 0x5008 + far), Some(0x20_0008));
         tlb.flush_all();
         assert_eq!(tlb.lookup_read(Tlb::USER, 0x5008 + far), None);
+    }
+
+    #[test]
+    fn global_pages_of_the_supervisor_outlive_their_address_space() {
+        let mut tlb = Tlb::new().unwrap();
+        tlb.switch(1);
+        tlb.insert(Tlb::SUPERVISOR, false, true, 0x5000, 0x10_0000);
+        tlb.insert(Tlb::USER, false, false, 0x6000, 0x20_0000);
+        tlb.insert_fetch(false, true, 0x7000, 0, 0, 0);
+        tlb.set_jump(Tlb::SUPERVISOR, 0x7010, false, 99);
+        tlb.flush_pcid(1);
+        assert!(tlb.lookup_read(Tlb::SUPERVISOR, 0x5000).is_some());
+        assert_eq!(tlb.lookup_read(Tlb::USER, 0x6000), None);
+        assert_eq!(jump(&tlb, Tlb::SUPERVISOR, 0x7010), Some(99));
+        // In a bank that no address space has they are found and dropped as well.
+        tlb.switch(2);
+        tlb.flush_pcid(1);
+        tlb.flush_page(0x5000);
+        tlb.flush_page(0x7000);
+        for pcid in 3..3 + BANKS as u16 {
+            tlb.switch(pcid);
+            assert_eq!(tlb.lookup_read(Tlb::SUPERVISOR, 0x5000), None);
+            assert_eq!(jump(&tlb, Tlb::SUPERVISOR, 0x7010), None);
+        }
+    }
+
+    #[test]
+    fn flushing_everything_takes_global_pages_along() {
+        let mut tlb = Tlb::new().unwrap();
+        tlb.switch(1);
+        tlb.insert(Tlb::SUPERVISOR, false, true, 0x5000, 0x10_0000);
+        tlb.switch(2);
+        tlb.flush_pcid(1);
+        tlb.flush_all();
+        for pcid in 3..3 + BANKS as u16 {
+            tlb.switch(pcid);
+            assert_eq!(tlb.lookup_read(Tlb::SUPERVISOR, 0x5000), None);
+        }
+    }
+
+    #[test]
+    fn pages_of_one_address_space_go_with_it() {
+        let mut tlb = Tlb::new().unwrap();
+        tlb.switch(1);
+        tlb.insert(Tlb::SUPERVISOR, false, true, 0x5000, 0x10_0000);
+        tlb.insert(Tlb::SUPERVISOR, true, false, 0x6000, 0x20_0000);
+        tlb.flush_pcid(1);
+        assert_eq!(tlb.lookup_write(Tlb::SUPERVISOR, 0x6000), None);
     }
 }
