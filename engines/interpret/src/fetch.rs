@@ -137,7 +137,7 @@ impl Cpu {
                 _ if !ops.is_empty() => break,
                 DecoderError::NoMoreBytes => return self.decode_crossing(platform, linear, key),
                 _ => {
-                    ops.push(decode::undefined(self.mode, decoder.position()));
+                    ops.push(decode::undefined(self.mode, bytes, decoder.position()));
                     length = 1;
                     break;
                 }
@@ -192,7 +192,7 @@ impl Cpu {
             }
             // More than fifteen bytes.
             DecoderError::NoMoreBytes => return Err(Fault::GP0.into()),
-            _ => decode::undefined(self.mode, decoder.position()),
+            _ => decode::undefined(self.mode, &bytes, decoder.position()),
         };
         let length = op.end;
         Ok(self.blocks.insert_crossing(key, bytes, op, length))

@@ -122,19 +122,33 @@ pub(crate) fn place(
     contents(instruction, registers, memory, random)
 }
 
-/// Whether the processor chooses which alignment is checked, and when.
+/// Whether the processor chooses which alignment is checked, and when. Of operands under a mask, and of
+/// those that a mask makes shorter, some check what is accessed, others all, and others nothing.
 fn leaves_alignment_open(instruction: &Instruction) -> bool {
-    matches!(
-        instruction.mnemonic(),
-        M::Enter
-            | M::Maskmovq
-            | M::Maskmovdqu
-            | M::Vmaskmovdqu
-            | M::Fxsave
-            | M::Fxsave64
-            | M::Fxrstor
-            | M::Fxrstor64
-    )
+    instruction.op_mask() != Register::None
+        || matches!(
+            instruction.mnemonic(),
+            M::Enter
+                | M::Vcompresspd
+                | M::Vcompressps
+                | M::Vpcompressb
+                | M::Vpcompressd
+                | M::Vpcompressq
+                | M::Vpcompressw
+                | M::Vexpandpd
+                | M::Vexpandps
+                | M::Vpexpandb
+                | M::Vpexpandd
+                | M::Vpexpandq
+                | M::Vpexpandw
+                | M::Maskmovq
+                | M::Maskmovdqu
+                | M::Vmaskmovdqu
+                | M::Fxsave
+                | M::Fxsave64
+                | M::Fxrstor
+                | M::Fxrstor64
+        )
 }
 
 /// The explicit memory operand.

@@ -16,7 +16,7 @@ use crate::exec::operand::Kind;
 use crate::exec::{alu, bits, gather, moves, muldiv, native, shift, string};
 use crate::op::{Extra, Handler, Op};
 use crate::system::control;
-use iced_x86::{Code, FlowControl, Instruction, OpKind, Register};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, OpKind, Register};
 
 /// A lowered instruction.
 #[derive(Debug)]
@@ -32,12 +32,20 @@ pub const MAX_INSTRUCTION: usize = 15;
 
 /// The op of bytes that are no instruction.
 ///
-/// `length` is how many of them there are.
-pub fn undefined(mode: Mode, length: usize) -> Op {
+/// `length` is how many of `bytes` were looked at.
+pub fn undefined(mode: Mode, bytes: &[u8], length: usize) -> Op {
     let mut op = blank(mode);
-    op.run = if length < MAX_INSTRUCTION { control::undefined } else { control::too_long };
+    let too_long = length >= MAX_INSTRUCTION && !ends(mode, bytes);
+    op.run = if too_long { control::too_long } else { control::undefined };
     op.end = 1;
     op
+}
+
+/// Whether `bytes` are an instruction of a legal length, were its prefixes and operands legal.
+fn ends(mode: Mode, bytes: &[u8]) -> bool {
+    let options = DecoderOptions::NO_INVALID_CHECK;
+    let mut decoder = Decoder::new(u32::from(mode.code_bits), bytes, options);
+    decoder.can_decode() && !decoder.decode().is_invalid()
 }
 
 fn blank(mode: Mode) -> Op {

@@ -21,6 +21,8 @@ struct Shape {
     mask: Mask,
     /// Bytes of the data register from which on it is zeroed.
     data_end: usize,
+    /// Bytes of the longer of the vectors.
+    vector_bytes: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -38,6 +40,10 @@ fn shape(instruction: &Instruction) -> Option<Shape> {
     let evex = instruction.encoding() == EncodingKind::EVEX;
     let scatter = instruction.op0_kind() == OpKind::Memory;
     let data = if scatter { instruction.op1_register() } else { instruction.op0_register() };
+    if data == Register::None {
+        // Prefetches by gather: no processor in service has them.
+        return None;
+    }
     let mask = if evex {
         Mask::Opmask(instruction.op_mask().number())
     } else {
@@ -54,6 +60,7 @@ fn shape(instruction: &Instruction) -> Option<Shape> {
         scatter,
         mask,
         data_end: elements * data_bytes,
+        vector_bytes: data.size().max(index_register.size()),
     })
 }
 
@@ -79,11 +86,39 @@ pub fn gather(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
     if !distinct {
         return Err(Fault::UD.into());
     }
+    let mut moved = 0;
+    let step = elements(cpu, platform, op, instruction, &shape, &mut moved);
+    // A gather under an opmask that faults after some elements has written its register: processors
+    // zero what lies beyond the vector's length then.
+    let zeroed = match (&step, shape.mask) {
+        _ if shape.scatter => 64,
+        (Ok(()), _) => shape.data_end,
+        (Err(_), Mask::Opmask(_)) if moved > 0 => shape.vector_bytes,
+        (Err(_), _) => 64,
+    };
+    cpu.native.vector.zmm[shape.data][zeroed..].fill(0);
+    step?;
+    match shape.mask {
+        Mask::Vector(mask) => cpu.native.vector.zmm[mask].fill(0),
+        Mask::Opmask(mask) => cpu.native.vector.k[mask] = 0,
+    }
+    Ok(())
+}
+
+/// Moves the elements that the mask selects; counts them.
+fn elements(
+    cpu: &mut Cpu,
+    platform: &mut dyn Platform,
+    op: &Op,
+    instruction: &Instruction,
+    shape: &Shape,
+    moved: &mut usize,
+) -> Step {
     let scale = u64::from(instruction.memory_index_scale());
     let has_base = instruction.memory_base() != Register::None;
     for element in 0..shape.elements {
-        if !selected(cpu, &shape, element) {
-            deselect(cpu, &shape, element);
+        if !selected(cpu, shape, element) {
+            deselect(cpu, shape, element);
             continue;
         }
         let offset = element * shape.index_bytes;
@@ -109,14 +144,8 @@ pub fn gather(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
             cpu.native.vector.zmm[shape.data][at..at + shape.data_bytes]
                 .copy_from_slice(&value[..shape.data_bytes]);
         }
-        deselect(cpu, &shape, element);
-    }
-    match shape.mask {
-        Mask::Vector(mask) => cpu.native.vector.zmm[mask].fill(0),
-        Mask::Opmask(mask) => cpu.native.vector.k[mask] = 0,
-    }
-    if !shape.scatter {
-        cpu.native.vector.zmm[shape.data][shape.data_end..].fill(0);
+        deselect(cpu, shape, element);
+        *moved += 1;
     }
     Ok(())
 }
