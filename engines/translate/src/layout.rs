@@ -29,6 +29,8 @@ pub(crate) struct Slots {
     pub(crate) saved_rax: u64,
     /// RCX while it is used to compare without flags.
     pub(crate) saved_rcx: u64,
+    /// RAX while the second level of a cache is looked into; it may hold flags.
+    pub(crate) spilled_rax: u64,
     /// A value that waits for the next memory operand.
     pub(crate) waiting: u64,
     /// Where code that looks into the second level of a cache goes on.
@@ -70,6 +72,7 @@ slot!(SCRATCH, scratch);
 slot!(FLAGS, flags);
 slot!(SAVED_RAX, saved_rax);
 slot!(SAVED_RCX, saved_rcx);
+slot!(SPILLED_RAX, spilled_rax);
 slot!(WAITING, waiting);
 slot!(FOUND, found);
 slot!(SITE, site);

@@ -1,12 +1,14 @@
 //! Stubs that look into the second level of a cache once the first has failed.
 //!
 //! The second levels are large and indexed by a product, so that what shares a slot in the first does not
-//! in the second. A look costs some 25 cycles; an exit, some hundreds.
+//! in the second. A look costs some 30 cycles; an exit, some hundreds. What is found is copied to the first
+//! level: its slot there was used when the entry was made, so whoever empties the first level knows it.
 
 use crate::emit::{Code, Mem, reg};
 use crate::layout::{self, SetLayout};
 use ambos_interpret::mmu::{
-    JUMP_SPREAD_SHIFT, PAGE_SPREAD_SHIFT, SECOND_ENTRIES, SECOND_JUMPS, SETS, SPREAD,
+    ENTRIES, JUMP_SPREAD_SHIFT, JUMPS, PAGE_SPREAD_SHIFT, SECOND_ENTRIES, SECOND_JUMPS, SETS,
+    SPREAD,
 };
 
 /// The site of memory operands that neither level has: [`layout::FOUND`] says which operand.
@@ -27,13 +29,15 @@ impl SecondLevel {
     /// Generates the stubs; `exit` is the way out.
     pub(crate) fn generate(code: &mut Code, sets: &[SetLayout; SETS], exit: u64) -> Self {
         let operands = sets.map(|set| {
-            [set.read_second, set.write_second].map(|cache| {
+            [(set.read, set.read_second), (set.write, set.write_second)].map(|caches| {
                 [(reg::R10, reg::R11), (reg::R11, reg::R10)].map(|(first, second)| {
-                    std::array::from_fn(|size| operand(code, cache, first, second, 1 << size, exit))
+                    std::array::from_fn(|size| {
+                        operand(code, caches, first, second, 1 << size, exit)
+                    })
                 })
             })
         });
-        let jumps = sets.map(|set| jump(code, set.jumps_second, exit));
+        let jumps = sets.map(|set| jump(code, set.jumps, set.jumps_second, exit));
         Self { operands, jumps }
     }
 
@@ -59,7 +63,14 @@ impl SecondLevel {
     }
 }
 
-fn operand(code: &mut Code, cache: i32, first: u8, second: u8, size: i32, exit: u64) -> u64 {
+fn operand(
+    code: &mut Code,
+    (first_level, cache): (i32, i32),
+    first: u8,
+    second: u8,
+    size: i32,
+    exit: u64,
+) -> u64 {
     let start = code.here();
     code.store(Mem::Gs(layout::FOUND), second);
     code.rorx(second, first, 12);
@@ -70,7 +81,17 @@ fn operand(code: &mut Code, cache: i32, first: u8, second: u8, size: i32, exit: 
     code.op(true, &[0x33], first, Mem::GsBase(second, cache));
     code.cmp(first, 0x1000 - size);
     let miss = code.jump_if(7, 0);
+    code.store(Mem::Gs(layout::SPILLED_RAX), reg::RAX);
+    code.store(Mem::Gs(layout::SAVED_RCX), reg::RCX);
+    code.load(reg::RAX, Mem::GsBase(second, cache));
     code.load(second, Mem::GsBase(second, cache + 8));
+    code.copy(reg::RCX, reg::RAX);
+    code.shr(reg::RCX, 8);
+    code.and32(reg::RCX, ((ENTRIES - 1) << 4) as u32);
+    code.store(Mem::GsBase(reg::RCX, first_level), reg::RAX);
+    code.store(Mem::GsBase(reg::RCX, first_level + 8), second);
+    code.load(reg::RAX, Mem::Gs(layout::SPILLED_RAX));
+    code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
     // jmp [found]
     code.op(false, &[0xff], 4, Mem::Gs(layout::FOUND));
     let here = code.here();
@@ -82,11 +103,9 @@ fn operand(code: &mut Code, cache: i32, first: u8, second: u8, size: i32, exit: 
     start
 }
 
-fn jump(code: &mut Code, cache: i32, exit: u64) -> u64 {
+fn jump(code: &mut Code, first_level: i32, cache: i32, exit: u64) -> u64 {
     let start = code.here();
     let restore = |code: &mut Code| {
-        // sub r10, [key]
-        code.op(true, &[0x2b], reg::R10, Mem::GsBase(reg::R11, cache));
         // add al, 127; sahf
         code.raw(&[0x04, 127, 0x9e]);
         code.load(reg::RAX, Mem::Gs(layout::SAVED_RAX));
@@ -101,11 +120,28 @@ fn jump(code: &mut Code, cache: i32, exit: u64) -> u64 {
     // add r10, [key]: zero if it is the negated address
     code.op(true, &[0x03], reg::R10, Mem::GsBase(reg::R11, cache));
     let miss = code.jump_if(5, 0);
+    // sub r10, [key]
+    code.op(true, &[0x2b], reg::R10, Mem::GsBase(reg::R11, cache));
+    code.store(Mem::Gs(layout::SAVED_RCX), reg::RCX);
+    code.load(reg::R11, Mem::GsBase(reg::R11, cache + 8));
+    code.store(Mem::Gs(layout::FOUND), reg::R11);
+    code.rorx(reg::RCX, reg::R10, 12);
+    code.lea(reg::RCX, Mem::Sum(reg::RCX, reg::R10));
+    code.imul(reg::RCX, 1 << 4);
+    code.and32(reg::RCX, ((JUMPS - 1) << 4) as u32);
+    code.store(Mem::GsBase(reg::RCX, first_level + 8), reg::R11);
+    // neg r10, for the key and back
+    code.raw(&[0x49, 0xf7, 0xda]);
+    code.store(Mem::GsBase(reg::RCX, first_level), reg::R10);
+    code.raw(&[0x49, 0xf7, 0xda]);
+    code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
     restore(code);
-    // jmp [code]
-    code.op(false, &[0xff], 4, Mem::GsBase(reg::R11, cache + 8));
+    // jmp [found]
+    code.op(false, &[0xff], 4, Mem::Gs(layout::FOUND));
     let here = code.here();
     code.bind(miss, here);
+    // sub r10, [key]
+    code.op(true, &[0x2b], reg::R10, Mem::GsBase(reg::R11, cache));
     restore(code);
     code.jump(exit);
     start

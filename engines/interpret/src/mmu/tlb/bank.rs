@@ -1,9 +1,10 @@
 //! The layout of the caches that generated code reads, and where an address belongs in them.
 //!
-//! Each cache has two levels. The first is direct-mapped and probed inline; what is evicted from it moves
-//! to the larger second one, which is indexed by other bits and probed off the straight path. Two pages
+//! Each cache has two levels. The first is direct-mapped and probed inline; the larger second one, which
+//! holds what the first does and more, is indexed by other bits and probed off the straight path. Two pages
 //! that are in use together and share a slot of the first level would else evict each other at each
-//! access: in one workload of a database one access in twenty did.
+//! access: in one workload of a database one access in twenty did. Generated code copies what it finds
+//! in the second level to the first, so that what is in use comes back there.
 
 /// Pages in the first level.
 pub const ENTRIES: usize = 2048;

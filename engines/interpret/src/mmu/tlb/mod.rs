@@ -209,27 +209,21 @@ impl Tlb {
         self.enter(set, cache, Entry { key: linear & !0xfff, value: host_page });
     }
 
-    /// Puts an entry into the first level of a cache of the current bank; what was there moves to the second.
+    /// Puts an entry into both levels of a cache of the current bank.
+    ///
+    /// Generated code relies on it: it copies entries from the second level to the first, whose slot
+    /// must be in the list of those that were used.
     fn enter(&mut self, set: usize, cache: Cache, entry: Entry) {
         if set >= SETS {
             return;
         }
-        let evicted = self.place(set, cache, 0, entry);
-        if evicted.value > LISTED && evicted.key != entry.key {
-            self.place(set, cache, 1, evicted);
-        }
-    }
-
-    /// Puts an entry into a level; returns what was there.
-    fn place(&mut self, set: usize, cache: Cache, level: usize, entry: Entry) -> Entry {
-        let slot = cache.slots(entry.key)[level];
         let current = self.current;
-        let place = &mut self.bank_mut(current).sets[set].levels_mut(cache)[level][slot];
-        let before = std::mem::replace(place, entry);
-        if before.value == 0 {
-            self.banks[current].used[set][cache as usize][level].push(slot as u16);
+        for (level, slot) in cache.slots(entry.key).into_iter().enumerate() {
+            let place = &mut self.bank_mut(current).sets[set].levels_mut(cache)[level][slot];
+            if std::mem::replace(place, entry).value == 0 {
+                self.banks[current].used[set][cache as usize][level].push(slot as u16);
+            }
         }
-        before
     }
 
     pub(crate) fn insert_fetch(
@@ -572,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn what_shares_a_slot_moves_to_the_second_level() {
+    fn what_shares_a_slot_stays_in_the_second_level() {
         let mut tlb = Tlb::new().unwrap();
         let far = 0x1000 * ENTRIES as u64;
         for round in 0..3 {
