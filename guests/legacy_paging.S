@@ -60,6 +60,23 @@ main:
     CHECK(e)
     testl $A, 0x1004
     CHECK(nz)
+    /* Address bits 32 and up would be in bits 13 to 20; bit 21 is reserved. */
+    movl $0xa00000 | P | W | PS, 0x1000 + 4
+    invlpg 0x400000
+    FAULT
+    movl 0x400010, %eax
+    RAISES(14, 9)
+    FAULT
+    movl %eax, 0x400010
+    RAISES(14, 0xb)
+    /* In a 4 KiB page's entry it is an address bit, and so is it while there are no large pages. */
+    CLEAR_CR(4, CR4_PSE)
+    movl $0x2000 | P | W | PS, 0x1000 + 4
+    movl $0x800000 | P | W, 0x2000
+    invlpg 0x400000
+    cmpl $0x44, 0x400010
+    CHECK(e)
+    movl $P | W | U, 0x2000
     CLEAR_CR(0, CR0_PG)
 
     /* PAE: four directories, 2 MiB pages, no-execute. */
@@ -96,6 +113,30 @@ main:
     FAULT
     movl 0x400000, %eax
     RAISES(14, 0)
+    /* Bits 52 to 62 are reserved here, and address bits below the page's size are. */
+    movl $0x100000, 0x500c
+    movl $0x200000 | P | W | PS, 0x5008
+    FAULT
+    movl 0x40200000, %eax
+    RAISES(14, 9)
+    movl $0, 0x500c
+    movl $0x202000 | P | W | PS, 0x5008
+    FAULT
+    movl 0x40200000, %eax
+    RAISES(14, 9)
+    movl $0x6000 | P | W, 0x5008
+    movl $0x40000000, 0x500c
+    FAULT
+    movl %eax, 0x40200000
+    RAISES(14, 0xb)
+    movl $0, 0x500c
+    movl $0x200000 | P | W, 0x6000
+    movl $0x40000000, 0x6004
+    FAULT
+    movl 0x40200000, %eax
+    RAISES(14, 9)
+    movl $0, 0x6004
+    movl 0x40200000, %eax
 
     /* And back to long mode from here: PAE is what it needs. */
     CLEAR_CR(0, CR0_PG)

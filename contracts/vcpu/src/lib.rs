@@ -15,7 +15,7 @@ mod supervisor;
 
 pub use attention::{Attention, Request};
 pub use engine::{Crash, Engine, Stop};
-pub use platform::{MsrFault, Platform, PortWidth};
+pub use platform::{MsrFault, PHYSICAL_BITS, Platform, PortWidth};
 pub use state::{
     Control, CpuState, DebugRegisters, Msrs, Segment, Segments, TableRegister, VectorState,
 };

@@ -19,6 +19,9 @@ pub enum PortWidth {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MsrFault;
 
+/// Bits of a guest-physical address (MAXPHYADDR): the software MMU's own, whatever the host has.
+pub const PHYSICAL_BITS: u32 = 46;
+
 /// The machine as one vCPU sees it.
 ///
 /// Engines call these from inside the run of guest code; nothing unwinds to an outer loop. An
@@ -57,7 +60,8 @@ pub trait Platform {
     fn msr_write(&mut self, index: u32, value: u64) -> Result<(), MsrFault>;
 
     /// CPUID for this vCPU: EAX, EBX, ECX, EDX. The engine itself fills in what depends on the
-    /// vCPU's control registers (OSXSAVE, OSPKE, XSAVE area sizes).
+    /// vCPU's control registers (OSXSAVE, OSPKE, XSAVE area sizes). Leaf 0x8000_0008 must give
+    /// [`PHYSICAL_BITS`].
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> [u32; 4];
 
     /// Takes the most urgent deliverable maskable interrupt from the interrupt controllers and

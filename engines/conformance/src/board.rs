@@ -3,7 +3,9 @@
 use crate::start;
 use ambos_intercept::{Ledger, UnservedLog};
 use ambos_memory::GuestRam;
-use ambos_vcpu::{Attention, Crash, Engine, MsrFault, Platform, PortWidth, Request, Stop};
+use ambos_vcpu::{
+    Attention, Crash, Engine, MsrFault, PHYSICAL_BITS, Platform, PortWidth, Request, Stop,
+};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -173,7 +175,8 @@ impl Platform for Board {
 
     fn cpuid(&mut self, leaf: u32, subleaf: u32) -> [u32; 4] {
         let values = std::arch::x86_64::__cpuid_count(leaf, subleaf);
-        [values.eax, values.ebx, values.ecx, values.edx]
+        let eax = if leaf == 0x8000_0008 { values.eax & !0xff | PHYSICAL_BITS } else { values.eax };
+        [eax, values.ebx, values.ecx, values.edx]
     }
 
     fn acknowledge_interrupt(&mut self) -> Option<u8> {

@@ -17,7 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Programs whose outcome depends on the processor's maker.
-const VENDOR_SPECIFIC: &[&str] = &[];
+const VENDOR_SPECIFIC: &[&str] = &["pae_pointers"];
+/// Programs of which KVM, which does task switches itself, does not do what they expect.
+const NOT_BY_KVM: &[&str] = &["task_trap"];
 
 fn segment(segment: &Segment) -> kvm_segment {
     let a = segment.attributes;
@@ -176,7 +178,7 @@ fn the_processor_conforms() {
     }
     let mut failures = String::new();
     for (name, image) in PROGRAMS {
-        if VENDOR_SPECIFIC.contains(name) {
+        if VENDOR_SPECIFIC.contains(name) || NOT_BY_KVM.contains(name) {
             continue;
         }
         let Ok(vm) = kvm.create_vm() else { return };

@@ -3,6 +3,7 @@
 //! The guest sees no hypervisor (it is unaware of one), and a processor that has none of the known
 //! speculation bugs: those are the host's to deal with, so guests need not pay for them again.
 
+use ambos_vcpu::PHYSICAL_BITS;
 use ambos_x86::cpuid::{leaf1_ecx, leaf1_edx};
 use ambos_x86::xstate;
 use std::arch::x86_64::__cpuid_count;
@@ -114,11 +115,6 @@ impl CpuModel {
         self.intel
     }
 
-    /// Bits of a guest-physical address.
-    pub fn physical_bits(&self) -> u32 {
-        (host(0x8000_0008, 0)[0] & 0xff).clamp(36, 46)
-    }
-
     /// CPUID of the vCPU with APIC ID `apic_id`: EAX, EBX, ECX, EDX. What depends on control
     /// registers is the engine's.
     pub fn cpuid(&self, apic_id: u32, leaf: u32, subleaf: u32) -> [u32; 4] {
@@ -151,7 +147,7 @@ impl CpuModel {
             0x8000_0008 => {
                 let (features, cores) =
                     if self.intel { (0, 0) } else { (EXTENDED_8_EBX_AMD, self.cpus - 1) };
-                [self.physical_bits() | 48 << 8, features, cores, 0]
+                [PHYSICAL_BITS | 48 << 8, features, cores, 0]
             }
             0x8000_0021 => [EXTENDED_21_EAX, 0, EXTENDED_21_ECX, 0],
             _ => [0; 4],

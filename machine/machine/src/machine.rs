@@ -455,7 +455,7 @@ impl Machine {
                 apic: Arc::clone(&chipset.local_apics()[index]),
                 apic_device,
                 model: Arc::clone(&self.model),
-                msrs: PlatformMsrs::new(self.model.is_intel(), self.model.physical_bits()),
+                msrs: PlatformMsrs::new(self.model.is_intel()),
                 kvm: (self.technique == Technique::Hybrid)
                     .then(|| KvmInterface::new(&self.ram, origin, chipset.msi(), cpus)),
                 tsc: Arc::clone(&counters[index]),

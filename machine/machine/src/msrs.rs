@@ -1,7 +1,7 @@
 //! Model-specific registers that are neither the CPU's own nor a device's: memory types, machine
 //! checks, and what kernels look at because of one model or another.
 
-use ambos_vcpu::MsrFault;
+use ambos_vcpu::{MsrFault, PHYSICAL_BITS};
 use ambos_x86::msr;
 
 /// Variable-range memory-type registers.
@@ -65,8 +65,8 @@ pub(crate) struct PlatformMsrs {
 
 impl PlatformMsrs {
     /// As firmware leaves them: everything is write-back but the hole for devices.
-    pub(crate) fn new(intel: bool, physical_bits: u32) -> Self {
-        let mask = (1u64 << physical_bits) - 1;
+    pub(crate) fn new(intel: bool) -> Self {
+        let mask = (1u64 << PHYSICAL_BITS) - 1;
         let mut variable = [0; 16];
         // 0xc000_0000 to 0xffff_ffff uncacheable, valid.
         variable[0] = 0xc000_0000;
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn memory_types_are_kept() {
-        let mut msrs = PlatformMsrs::new(true, 46);
+        let mut msrs = PlatformMsrs::new(true);
         assert_eq!(msrs.read(msr::IA32_MTRR_PHYSBASE0), Ok(0xc000_0000));
         msrs.write(msr::IA32_MTRR_FIX4K_F8000, 0x0505_0505_0505_0505).unwrap();
         assert_eq!(msrs.read(msr::IA32_MTRR_FIX4K_F8000), Ok(0x0505_0505_0505_0505));

@@ -4,6 +4,7 @@ use super::{Access, is_canonical};
 use crate::cpu::Cpu;
 use crate::exit::Fault;
 use ambos_hostcode::mem::Cell;
+use ambos_vcpu::PHYSICAL_BITS;
 use ambos_x86::exception::page_fault;
 use ambos_x86::{Cr0, Cr4, Efer, RFlags, Vector, paging};
 
@@ -25,6 +26,24 @@ struct Shape {
     levels: u32,
     entry_bytes: u64,
     index_bits: u32,
+    /// Bits that must be zero in every present entry, large or not.
+    reserved: u64,
+}
+
+impl Shape {
+    const LEGACY: Self = Self { levels: 2, entry_bytes: 4, index_bits: 10, reserved: 0 };
+    const PAE: Self = Self {
+        levels: 3,
+        entry_bytes: 8,
+        index_bits: 9,
+        reserved: paging::address_bits_from(PHYSICAL_BITS) | paging::PAE_RESERVED,
+    };
+    const LONG: Self = Self {
+        levels: 4,
+        entry_bytes: 8,
+        index_bits: 9,
+        reserved: paging::address_bits_from(PHYSICAL_BITS),
+    };
 }
 
 impl Cpu {
@@ -61,13 +80,14 @@ impl Cpu {
                 | if fetch { page_fault::FETCH } else { 0 }
         };
         let shape = if self.long_mode() {
-            Shape { levels: 4, entry_bytes: 8, index_bits: 9 }
+            Shape::LONG
         } else if cr4.contains(Cr4::PAE) {
-            Shape { levels: 3, entry_bytes: 8, index_bits: 9 }
+            Shape::PAE
         } else {
-            Shape { levels: 2, entry_bytes: 4, index_bits: 10 }
+            Shape::LEGACY
         };
         let legacy = shape.entry_bytes == 4;
+        let reserved = shape.reserved | if nx_enabled { 0 } else { paging::NO_EXECUTE };
         let mut table = match shape.levels {
             4 => self.control.cr3 & paging::ADDRESS_MASK,
             3 => self.control.cr3 & 0xffff_ffe0,
@@ -87,7 +107,8 @@ impl Cpu {
                 return Err(code(0));
             }
             let pae_pointer = shape.levels == 3 && level == 2;
-            if !nx_enabled && entry & paging::NO_EXECUTE != 0 {
+            let reserved = reserved | if pae_pointer { paging::PAE_POINTER_RESERVED } else { 0 };
+            if entry & reserved != 0 {
                 return Err(code(page_fault::PRESENT | page_fault::RESERVED));
             }
             let large = level > 0
@@ -111,8 +132,10 @@ impl Cpu {
             }
             let page_bits = 12 + level * shape.index_bits;
             let offset_mask = (1u64 << page_bits) - 1;
-            // Address bits below the page's size are reserved, but for the PAT bit (12).
-            if large && !legacy && entry & paging::ADDRESS_MASK & offset_mask & !0x1000 != 0 {
+            // Address bits below the page's size are reserved, but for the PAT bit (12); 4 MiB pages
+            // have more address bits there.
+            let below = if legacy { paging::PSE36_RESERVED } else { offset_mask & !0x1fff };
+            if large && entry & below != 0 {
                 return Err(code(page_fault::PRESENT | page_fault::RESERVED));
             }
             let key = if shape.levels == 4 && user && cr4.contains(Cr4::PKE) {
@@ -168,6 +191,16 @@ impl Cpu {
             write_ok && smep_ok && smap_ok
         };
         if allowed && !(access.fetch && no_execute) { Ok(()) } else { Err(()) }
+    }
+
+    /// Whether the directory-pointer table of PAE paging at `cr3` may be used: reserved bits of it are
+    /// found when it comes into use (SDM vol. 3A, 4.4.1).
+    pub fn pae_pointers_are_valid(&self, cr3: u64) -> bool {
+        let reserved = Shape::PAE.reserved | paging::PAE_POINTER_RESERVED;
+        (0..4).all(|index| {
+            let entry = self.read_entry((cr3 & 0xffff_ffe0) + index * 8, 8).unwrap_or(0);
+            entry & paging::PRESENT == 0 || entry & reserved == 0
+        })
     }
 
     fn read_entry(&self, address: u64, bytes: u64) -> Option<u64> {

@@ -6,7 +6,7 @@ use crate::exit::{Exit, Fault, Step};
 use crate::mmu::is_canonical;
 use crate::op::Op;
 use ambos_intercept::{Intercept, Privileged};
-use ambos_vcpu::{Platform, Stop};
+use ambos_vcpu::{PHYSICAL_BITS, Platform, Stop};
 use ambos_x86::gpr::{RAX, RCX, RDX};
 use ambos_x86::segment::attr;
 use ambos_x86::{Cr0, Cr4, Efer, RFlags, paging, xstate};
@@ -40,6 +40,8 @@ impl Cpu {
                 return Err(Fault::GP0);
             }
             self.control.efer |= Efer::LMA.bits();
+        } else if paging && (new ^ old).intersects(Cr0::PG | Cr0::CD | Cr0::NW) {
+            self.check_pae_pointers(self.cr4(), self.control.cr3)?;
         } else if !paging && old.contains(Cr0::PG) {
             if self.is_64bit() || self.cr4().contains(Cr4::PCIDE) {
                 return Err(Fault::GP0);
@@ -58,10 +60,13 @@ impl Cpu {
         let pcids = self.cr4().contains(Cr4::PCIDE);
         let keep = pcids && value & paging::CR3_NO_FLUSH != 0;
         let value = if pcids { value & !paging::CR3_NO_FLUSH } else { value };
-        if self.long_mode() && value >> 52 != 0 {
+        if self.long_mode() && value >> PHYSICAL_BITS != 0 {
             return Err(Fault::GP0);
         }
         let value = if self.is_64bit() { value } else { value & 0xffff_ffff };
+        if self.cr0().contains(Cr0::PG) {
+            self.check_pae_pointers(self.cr4(), value)?;
+        }
         self.control.cr3 = value;
         let pcid = if pcids { (value & paging::CR3_PCID) as u16 } else { 0 };
         if !keep {
@@ -69,6 +74,12 @@ impl Cpu {
         }
         self.tlb.switch(pcid);
         Ok(())
+    }
+
+    /// Fails if CR3 and CR4 make PAE paging use a bad directory-pointer table.
+    fn check_pae_pointers(&self, cr4: Cr4, cr3: u64) -> Result<(), Fault> {
+        let used = cr4.contains(Cr4::PAE) && !self.long_mode();
+        if used && !self.pae_pointers_are_valid(cr3) { Err(Fault::GP0) } else { Ok(()) }
     }
 
     fn write_cr4(&mut self, value: u64) -> Result<(), Fault> {
@@ -81,6 +92,10 @@ impl Cpu {
                 && (!self.long_mode() || self.control.cr3 & paging::CR3_PCID != 0)
         {
             return Err(Fault::GP0);
+        }
+        let reloading = Cr4::PAE | Cr4::PGE | Cr4::PSE | Cr4::SMEP;
+        if self.cr0().contains(Cr0::PG) && (new ^ old).intersects(reloading) {
+            self.check_pae_pointers(new, self.control.cr3)?;
         }
         self.control.cr4 = value;
         let flushing =

@@ -105,7 +105,9 @@ impl Cpu {
                     gate.offset,
                 )
             }
-            system_type::TSS_AVAILABLE | system_type::TASK_GATE if !self.long_mode() => {
+            system_type::TSS_AVAILABLE | system_type::TSS16_AVAILABLE | system_type::TASK_GATE
+                if !self.long_mode() =>
+            {
                 self.far_task(platform, op, descriptor, selector, SwitchBy::Jump)
             }
             _ => Err(Fault::gp(selector).into()),
@@ -131,15 +133,7 @@ impl Cpu {
         } else {
             selector
         };
-        let this = self.native.gpr[RIP];
-        self.native.gpr[RIP] = op.next_rip(self);
-        match self.switch_task(platform, task, by) {
-            Ok(()) => Err(Exit::Jump),
-            Err(exit) => {
-                self.native.gpr[RIP] = this;
-                Err(exit)
-            }
-        }
+        self.switch_task(platform, op, task, by)
     }
 
     fn real_transfer(&mut self, selector: u16, offset: u64) -> Step {
@@ -245,7 +239,9 @@ impl Cpu {
                 let gate = self.call_gate(platform, selector, descriptor)?;
                 self.call_through(platform, &gate, old_cs, back)
             }
-            system_type::TSS_AVAILABLE | system_type::TASK_GATE if !self.long_mode() => {
+            system_type::TSS_AVAILABLE | system_type::TSS16_AVAILABLE | system_type::TASK_GATE
+                if !self.long_mode() =>
+            {
                 self.far_task(platform, op, descriptor, selector, SwitchBy::Call)
             }
             _ => Err(Fault::gp(selector).into()),

@@ -400,16 +400,17 @@ pub fn software_interrupt(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -
         };
         return cpu.trap_after(platform, op, trap);
     }
-    let this = cpu.native.gpr[RIP];
+    let (this, task) = (cpu.native.gpr[RIP], cpu.tr.selector);
     cpu.native.gpr[RIP] = op.next_rip(cpu);
     // INT1 is not subject to the gate's privilege level.
     let software = vector != Vector::Debug as u8 || op.rep == 0;
     let event = Event { vector, error: None, software, resume: false };
     match cpu.deliver(platform, event) {
         Ok(()) => Err(Exit::Jump),
-        Err(exit) => {
+        Err(exit) if cpu.tr.selector == task => {
             cpu.native.gpr[RIP] = this;
             Err(exit)
         }
+        Err(exit) => Err(cpu.fault_of_new_task(op, exit)),
     }
 }

@@ -20,11 +20,11 @@ pub fn iret(cpu: &mut Cpu, platform: &mut dyn Platform, op: &Op) -> Step {
         if cpu.long_mode() {
             return Err(Fault::GP0.into());
         }
-        let this = cpu.native.gpr[RIP];
-        cpu.native.gpr[RIP] = op.next_rip(cpu);
-        let back = cpu.load_system::<u16>(platform, cpu.tr.base);
-        back.and_then(|selector| cpu.switch_task(platform, selector, SwitchBy::Return))
-            .inspect_err(|_| cpu.native.gpr[RIP] = this)
+        let back = cpu.linked_task(platform)?;
+        match cpu.switch_task(platform, op, back, SwitchBy::Return) {
+            Err(Exit::Jump) => Ok(()),
+            other => other,
+        }
     } else {
         cpu.iret_protected(platform, op.size)
     };

@@ -1,8 +1,10 @@
 //! Task-state segments: inner stacks, task gates and hardware task switches (SDM vol. 3A, ch. 7).
 
 use crate::cpu::{Cpu, RIP, seg};
-use crate::exit::{Exit, Fault};
+use crate::exit::{Exit, Fault, Step};
+use crate::op::Op;
 use crate::system::interrupt::Event;
+use ambos_intercept::Intercept;
 use ambos_vcpu::{Platform, Segment};
 use ambos_x86::segment::{attr, system_type};
 use ambos_x86::{Cr0, RFlags, Vector};
@@ -18,10 +20,80 @@ pub enum SwitchBy {
     Return,
 }
 
-/// Offsets of the registers that a 32-bit TSS holds, EAX to EDI.
-const TSS32_GPR: u64 = 40;
-/// Bytes of a 32-bit TSS that a task switch uses.
-const TSS32_SIZE: u32 = 104;
+/// DR6.BT: the debug exception came from the trap bit of a task-state segment.
+const TASK_SWITCHED: u64 = 1 << 15;
+/// DR7.L0 to L3 and LE: what is enabled for one task only.
+const LOCAL_BREAKPOINTS: u64 = 0x155;
+/// What IRET with NT set returns to: the selector in the first word of every TSS.
+const BACK_LINK: u64 = 0;
+
+/// Where a task-state segment of a kind keeps what a task switch saves and loads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Format {
+    /// Bytes of the instruction pointer, flags and each register.
+    word: u64,
+    /// CR3, in the kind that has it.
+    cr3: Option<u64>,
+    instruction_pointer: u64,
+    flags: u64,
+    /// EAX to EDI.
+    registers: u64,
+    /// ES, CS, SS, DS, and FS and GS in the kind that has them.
+    selectors: u64,
+    selector_count: u64,
+    ldt: u64,
+    /// The word whose lowest bit asks for #DB after a switch to the task.
+    trap: Option<u64>,
+    /// Bytes that must lie within the segment's limit.
+    size: u32,
+}
+
+const TSS32: Format = Format {
+    word: 4,
+    cr3: Some(28),
+    instruction_pointer: 32,
+    flags: 36,
+    registers: 40,
+    selectors: 72,
+    selector_count: 6,
+    ldt: 96,
+    trap: Some(100),
+    size: 104,
+};
+
+const TSS16: Format = Format {
+    word: 2,
+    cr3: None,
+    instruction_pointer: 14,
+    flags: 16,
+    registers: 18,
+    selectors: 34,
+    selector_count: 4,
+    ldt: 42,
+    trap: None,
+    size: 44,
+};
+
+impl Format {
+    /// The format of a task-state segment with these attributes.
+    fn of(attributes: u32) -> &'static Self {
+        if attributes & 8 != 0 { &TSS32 } else { &TSS16 }
+    }
+}
+
+/// What a TSS says of its task.
+#[derive(Debug)]
+pub(crate) struct Task {
+    segment: Segment,
+    cr3: Option<u64>,
+    rip: u64,
+    flags: u64,
+    registers: [u64; 8],
+    /// ES, CS, SS, DS, FS, GS. A 16-bit TSS has no FS and GS: they become null.
+    selectors: [u16; 6],
+    ldt: u16,
+    trap: bool,
+}
 
 impl Cpu {
     /// Reads a stack pointer from the 64-bit TSS.
@@ -96,109 +168,173 @@ impl Cpu {
         selector: u16,
         event: Event,
     ) -> Result<(), Exit> {
-        self.switch_task(platform, selector, SwitchBy::Call)?;
-        if let Some(error) = event.error {
-            self.push(platform, error)?;
+        let back = self.native.gpr[RIP];
+        let task = self.leave_task(platform, selector, SwitchBy::Call, back)?;
+        let wide = Format::of(task.segment.attributes) == &TSS32;
+        self.enter_task(platform, task)?;
+        match event.error {
+            Some(error) if wide => self.push(platform, error),
+            Some(error) => self.push(platform, error as u16),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    /// Switches to the task of a 32-bit TSS; RIP is the address at which the old task goes on.
+    /// Runs `op`, which goes on in another task.
     ///
     /// # Errors
     ///
-    /// #GP, #NP or #TS as the new TSS deserves. 16-bit task-state segments are refused with #TS.
+    /// [`Exit::Jump`], or the fault of the switch, with the instruction pointer set so that it is the
+    /// old or the new task's, to whichever it belongs.
     pub(crate) fn switch_task(
+        &mut self,
+        platform: &mut dyn Platform,
+        op: &Op,
+        selector: u16,
+        by: SwitchBy,
+    ) -> Step {
+        let task = self.leave_task(platform, selector, by, op.next_rip(self))?;
+        match self.enter_task(platform, task) {
+            Ok(()) => Err(Exit::Jump),
+            Err(exit) => Err(self.fault_of_new_task(op, exit)),
+        }
+    }
+
+    /// Makes a fault of `op` one of the task that it has switched to: whoever delivers it looks for it
+    /// at the instruction's place in its block.
+    pub(crate) fn fault_of_new_task(&mut self, op: &Op, exit: Exit) -> Exit {
+        let rip = &mut self.native.gpr[RIP];
+        *rip = rip.wrapping_sub(u64::from(op.start));
+        exit
+    }
+
+    /// The selector of the task that the current one returns to.
+    ///
+    /// # Errors
+    ///
+    /// Faults of the read.
+    pub(crate) fn linked_task(&mut self, platform: &mut dyn Platform) -> Result<u16, Exit> {
+        self.load_system(platform, self.tr.base.wrapping_add(BACK_LINK))
+    }
+
+    /// The first half of a task switch: checks the new task's TSS, reads it, and saves the old task,
+    /// which is to go on at `back`. Faults here are the old task's.
+    ///
+    /// # Errors
+    ///
+    /// #GP, #NP or #TS as the new TSS deserves.
+    fn leave_task(
         &mut self,
         platform: &mut dyn Platform,
         selector: u16,
         by: SwitchBy,
-    ) -> Result<(), Exit> {
+        back: u64,
+    ) -> Result<Task, Exit> {
         let fault = if by == SwitchBy::Return { Fault::ts(selector) } else { Fault::gp(selector) };
         if selector & 4 != 0 || selector & 0xfffc == 0 {
             return Err(fault.into());
         }
         let mut new = self.read_descriptor(platform, selector, fault)?;
         let kind = new.attributes() & 0x1f;
-        let wanted =
-            if by == SwitchBy::Return { system_type::TSS_BUSY } else { system_type::TSS_AVAILABLE };
-        if kind != wanted {
-            if matches!(kind, system_type::TSS16_AVAILABLE | system_type::TSS16_BUSY) {
-                self.note_unserved("task switch to a 16-bit TSS");
-            }
+        let wanted = if by == SwitchBy::Return {
+            [system_type::TSS_BUSY, system_type::TSS16_BUSY]
+        } else {
+            [system_type::TSS_AVAILABLE, system_type::TSS16_AVAILABLE]
+        };
+        if !wanted.contains(&kind) {
             return Err(fault.into());
         }
         if !new.is_present() {
             return Err(Fault::np(selector).into());
         }
         let segment = new.segment(selector);
-        if segment.limit < TSS32_SIZE - 1 || self.tr.limit < TSS32_SIZE - 1 {
+        if segment.limit < Format::of(segment.attributes).size - 1
+            || self.tr.limit < Format::of(self.tr.attributes).size - 1
+        {
             return Err(Fault::ts(selector).into());
         }
-        let old = self.tr;
-        let read = |cpu: &mut Self, platform: &mut dyn Platform, offset: u64| {
-            cpu.load_system::<u32>(platform, segment.base.wrapping_add(offset))
-        };
-        let cr3 = read(self, platform, 28)?;
-        let rip = read(self, platform, 32)?;
-        let mut flags = u64::from(read(self, platform, 36)?);
-        let mut registers = [0; 8];
-        for (index, value) in registers.iter_mut().enumerate() {
-            *value = u64::from(read(self, platform, TSS32_GPR + index as u64 * 4)?);
-        }
-        let mut selectors = [0u16; 7];
-        for (index, value) in selectors.iter_mut().enumerate() {
-            *value = read(self, platform, 72 + index as u64 * 4)? as u16;
-        }
-        self.save_task(platform, &old, by)?;
+        let mut task = self.read_task(platform, segment)?;
+        self.save_task(platform, by, back)?;
         if by != SwitchBy::Return {
             new.raw |= 2 << 40;
             self.store_system(platform, new.linear.wrapping_add(5), (new.raw >> 40) as u8)?;
         }
         if by == SwitchBy::Call {
-            self.store_system(platform, segment.base, old.selector)?;
-            flags |= RFlags::NT.bits();
+            let at = segment.base.wrapping_add(BACK_LINK);
+            self.store_system(platform, at, self.tr.selector)?;
+            task.flags |= RFlags::NT.bits();
         }
-        // From here on faults belong to the new task.
-        self.tr = new.segment(selector);
-        self.control.cr0 |= Cr0::TS.bits();
-        if self.cr0().contains(Cr0::PG) && u64::from(cr3) != self.control.cr3 {
-            self.control.cr3 = u64::from(cr3);
-            self.tlb.flush_all();
+        task.segment = new.segment(selector);
+        Ok(task)
+    }
+
+    fn read_task(&mut self, platform: &mut dyn Platform, segment: Segment) -> Result<Task, Exit> {
+        let format = Format::of(segment.attributes);
+        let mut selector = |cpu: &mut Self, offset: u64| {
+            cpu.load_system::<u16>(platform, segment.base.wrapping_add(offset))
+        };
+        let mut selectors = [0; 6];
+        for (value, index) in selectors.iter_mut().zip(0..format.selector_count) {
+            *value = selector(self, format.selectors + index * format.word)?;
         }
-        self.native.gpr[RIP] = u64::from(rip);
-        self.native.rflags = flags & 0x3f_7fd5 | 2;
-        self.native.gpr[..8].copy_from_slice(&registers);
-        self.load_task_segments(platform, selectors)
+        let ldt = selector(self, format.ldt)?;
+        let trap = match format.trap {
+            Some(at) => selector(self, at)? & 1 != 0,
+            None => false,
+        };
+        let mut word = |cpu: &mut Self, offset: u64| {
+            let linear = segment.base.wrapping_add(offset);
+            Ok::<_, Exit>(if format.word == 4 {
+                u64::from(cpu.load_system::<u32>(platform, linear)?)
+            } else {
+                u64::from(cpu.load_system::<u16>(platform, linear)?)
+            })
+        };
+        let mut registers = [0; 8];
+        for (value, index) in registers.iter_mut().zip(0..) {
+            *value = word(self, format.registers + index * format.word)?;
+        }
+        Ok(Task {
+            segment,
+            cr3: format.cr3.map(|at| word(self, at)).transpose()?,
+            rip: word(self, format.instruction_pointer)?,
+            flags: word(self, format.flags)?,
+            registers,
+            selectors,
+            ldt,
+            trap,
+        })
     }
 
     /// Saves the current task's registers and marks it available unless it stays linked.
     fn save_task(
         &mut self,
         platform: &mut dyn Platform,
-        old: &Segment,
         by: SwitchBy,
+        back: u64,
     ) -> Result<(), Exit> {
-        let mut flags = self.native.rflags as u32;
+        let old = self.tr;
+        let format = Format::of(old.attributes);
+        let mut flags = self.native.rflags;
         if by == SwitchBy::Return {
-            flags &= !(RFlags::NT.bits() as u32);
+            flags &= !RFlags::NT.bits();
         }
-        let mut write = |offset: u64, value: u32| {
-            self.store_system(platform, old.base.wrapping_add(offset), value)
-        };
-        let gpr = |index: usize| TSS32_GPR + index as u64 * 4;
-        write(36, flags)?;
         let registers = self.native.gpr;
-        let mut write = |offset: u64, value: u32| {
-            self.store_system(platform, old.base.wrapping_add(offset), value)
+        let segments = self.segments;
+        let mut write = |offset: u64, value: u64| {
+            let linear = old.base.wrapping_add(offset);
+            if format.word == 4 {
+                self.store_system(platform, linear, value as u32)
+            } else {
+                self.store_system(platform, linear, value as u16)
+            }
         };
-        write(32, registers[RIP] as u32)?;
-        for (index, &value) in registers[..8].iter().enumerate() {
-            write(gpr(index), value as u32)?;
+        write(format.flags, flags)?;
+        write(format.instruction_pointer, back)?;
+        for (&value, index) in registers[..8].iter().zip(0..) {
+            write(format.registers + index * format.word, value)?;
         }
-        for (index, segment) in self.segments.into_iter().enumerate() {
-            let at = old.base.wrapping_add(72 + index as u64 * 4);
-            self.store_system(platform, at, u32::from(segment.selector))?;
+        for (segment, index) in segments.iter().zip(0..format.selector_count) {
+            write(format.selectors + index * format.word, u64::from(segment.selector))?;
         }
         if by != SwitchBy::Call {
             let mut descriptor =
@@ -210,14 +346,44 @@ impl Cpu {
         Ok(())
     }
 
-    /// Loads LDTR and the segment registers of a new task: ES, CS, SS, DS, FS, GS, LDT.
+    /// The second half of a task switch. Faults here are the new task's.
+    fn enter_task(&mut self, platform: &mut dyn Platform, task: Task) -> Result<(), Exit> {
+        self.tr = task.segment;
+        self.control.cr0 |= Cr0::TS.bits();
+        if let Some(cr3) = task.cr3
+            && self.cr0().contains(Cr0::PG)
+            && cr3 != self.control.cr3
+        {
+            self.control.cr3 = cr3;
+            self.tlb.flush_all();
+        }
+        // Flags that a 16-bit TSS does not have become zero.
+        self.native.rflags = task.flags & 0x3d_7fd5 | 2;
+        if task.flags & RFlags::VM.bits() != 0 {
+            self.note_unserved("a task in virtual-8086 mode");
+        }
+        self.native.gpr[..8].copy_from_slice(&task.registers);
+        self.native.gpr[RIP] = task.rip;
+        self.debug.dr7 &= !LOCAL_BREAKPOINTS;
+        self.load_task_segments(platform, task.selectors, task.ldt)?;
+        if task.trap {
+            self.debug.dr6 |= TASK_SWITCHED;
+            platform.ledger().count(Intercept::Exception(Vector::Debug as u8));
+            let vector = Vector::Debug as u8;
+            let event = Event { vector, error: None, software: false, resume: false };
+            return self.deliver(platform, event);
+        }
+        Ok(())
+    }
+
+    /// Loads LDTR and the segment registers of a new task.
     fn load_task_segments(
         &mut self,
         platform: &mut dyn Platform,
-        selectors: [u16; 7],
+        selectors: [u16; 6],
+        ldt: u16,
     ) -> Result<(), Exit> {
         let ts = |selector| Exit::Fault(Fault::ts(selector));
-        let ldt = selectors[6];
         self.ldtr = Segment { selector: ldt, base: 0, limit: 0, attributes: attr::UNUSABLE };
         if ldt & 0xfffc != 0 {
             let descriptor = self.read_descriptor(platform, ldt, Fault::ts(ldt))?;
@@ -228,7 +394,9 @@ impl Cpu {
         }
         let cs = selectors[seg::CS];
         let mut code = self.read_descriptor(platform, cs, Fault::ts(cs))?;
-        if !code.is_code() || cs & 0xfffc == 0 {
+        let (dpl, rpl) = (code.dpl(), (cs & 3) as u8);
+        let privilege_ok = if code.is_conforming() { dpl <= rpl } else { dpl == rpl };
+        if !code.is_code() || cs & 0xfffc == 0 || !privilege_ok {
             return Err(ts(cs));
         }
         if !code.is_present() {

@@ -22,7 +22,7 @@ pub(super) struct ModelProcessor {
 
 impl ModelProcessor {
     pub(super) fn new(model: Arc<CpuModel>, id: u32, tsc_khz: u32) -> Self {
-        let msrs = PlatformMsrs::new(model.is_intel(), model.physical_bits());
+        let msrs = PlatformMsrs::new(model.is_intel());
         Self { model, msrs, id, tsc_khz }
     }
 }
