@@ -75,6 +75,14 @@ impl Session {
         }
     }
 
+    /// Waits until the guest's shell greets.
+    fn wait_for_shell(&mut self) {
+        self.wait_until("the shell is there", |session| {
+            let screen = session.screen.lock().unwrap();
+            String::from_utf8_lossy(&screen).contains("Leave with exit")
+        });
+    }
+
     /// Waits for the end, checks the terminal, and returns the exit status.
     fn finish(mut self) -> i32 {
         self.wait_until("the run ends", |session| session.ambos.try_wait().unwrap().is_some());
@@ -101,6 +109,27 @@ fn a_pv_guest_is_asked_to_switch_off() {
     });
     session.keyboard.write_all(b"\x01p").unwrap();
     assert_eq!(session.finish(), 0);
+}
+
+#[test]
+fn the_power_button_of_a_pc_is_heard() {
+    let mut session = Session::start(&["-t", "hybrid"]);
+    session.wait_for_shell();
+    session.keyboard.write_all(b"\x01p").unwrap();
+    assert_eq!(session.finish(), 0);
+}
+
+#[test]
+fn the_guest_restarts_and_switches_itself_off() {
+    for technique in ["full", "para"] {
+        let mut session = Session::start(&["-t", technique]);
+        session.wait_for_shell();
+        session.screen.lock().unwrap().clear();
+        session.keyboard.write_all(b"reboot\n").unwrap();
+        session.wait_for_shell();
+        session.keyboard.write_all(b"poweroff\n").unwrap();
+        assert_eq!(session.finish(), 0);
+    }
 }
 
 #[test]

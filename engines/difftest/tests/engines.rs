@@ -14,14 +14,14 @@ fn judge(options: &Options, report: &Report) {
 
 #[test]
 fn the_interpreter_executes_single_instructions_as_the_processor_does() {
-    let options = Options { cases: 0..800_000, seed: 20_250_101, filter: None };
+    let options = Options { cases: 0..1_000_000, seed: 20_250_101, filter: None };
     let report = run_single(&options, |ram, attention| Cpu::new(ram, attention).unwrap());
     judge(&options, &report.unwrap());
 }
 
 #[test]
 fn the_translator_executes_single_instructions_as_the_processor_does() {
-    let options = Options { cases: 0..200_000, seed: 20_250_102, filter: None };
+    let options = Options { cases: 0..1_000_000, seed: 20_250_102, filter: None };
     let report = run_single(&options, |ram, attention| {
         // Code is translated the first time it runs.
         let eager = ambos_translate::Options { threshold: 0, ..Default::default() };

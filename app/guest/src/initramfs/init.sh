@@ -3,7 +3,7 @@
 # things: run the command that the kernel command line carries (ambos.exec), or give a shell on the
 # console. Either way the guest powers off afterwards.
 
-export PATH=/bin HOME=/root TERM=linux
+export PATH=/bin HOME=/root TERM=linux ENV=/etc/shrc
 
 mount -t proc -o nosuid,nodev,noexec proc /proc
 mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
@@ -60,12 +60,17 @@ if [ -n "$command" ]; then
     stty -opost < /dev/console
     cd /root
     message begin
-    sh -c "$(echo "$command" | base64 -d)" < /dev/null
+    sh -c ". $ENV; $(echo "$command" | base64 -d)" < /dev/null
     message "end=$?"
     # Changing a setting waits until all output has left the terminal.
     stty opost < /dev/console
 else
     [ -n "$rows" ] && [ -n "$columns" ] && stty rows "$rows" columns "$columns" < /dev/console
+    # Whoever has the terminal can press the power button as well.
+    if [ -e /sys/bus/acpi/devices/LNXPWRBN:00 ]; then
+        modprobe -a -q button evdev
+        acpid -c /etc/acpi -l /run/acpid.log -p /run/acpid.pid
+    fi
     cd /root
     message shell
     setsid cttyhack sh -l

@@ -13,6 +13,8 @@ use std::io::Write;
 const INIT: &[u8] = include_bytes!("init.sh");
 /// Read by login shells.
 const PROFILE: &[u8] = include_bytes!("profile");
+/// Read by interactive shells, and before a command.
+const SHRC: &[u8] = include_bytes!("shrc");
 
 /// What the DHCP client calls.
 const DHCP: &[u8] = include_bytes!("udhcpc.sh");
@@ -49,6 +51,9 @@ pub const DRIVERS: &[&str] = &[
     "nls_cp437",
     "overlay",
     "loop",
+    // The power button of a PC.
+    "button",
+    "evdev",
     // Sockets that tools in the guest use.
     "af_packet",
 ];
@@ -58,6 +63,8 @@ const DIRECTORIES: &[(&str, u32)] = &[
     ("bin", 0o755),
     ("dev", 0o755),
     ("etc", 0o755),
+    ("etc/acpi", 0o755),
+    ("etc/acpi/PWRF", 0o755),
     ("lib", 0o755),
     ("lib/modules", 0o755),
     ("mnt", 0o755),
@@ -84,6 +91,8 @@ const LINKS: &[(&str, &str)] = &[
 const FILES: &[(&str, u32, &[u8])] = &[
     ("init", 0o755, INIT),
     ("etc/profile", 0o644, PROFILE),
+    ("etc/shrc", 0o644, SHRC),
+    ("etc/acpi/PWRF/00000080", 0o755, b"#!/bin/sh\npoweroff -f\n"),
     ("etc/udhcpc.sh", 0o755, DHCP),
     ("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n"),
     ("etc/group", 0o644, b"root:x:0:\n"),
@@ -92,8 +101,8 @@ const FILES: &[(&str, u32, &[u8])] = &[
 
 /// Applets that [`INIT`] cannot do without.
 const NEEDED_APPLETS: &[&str] = &[
-    "base64", "cat", "cttyhack", "hostname", "ip", "mkdir", "modprobe", "mount", "poweroff",
-    "printf", "setsid", "sh", "sleep", "stty", "udhcpc", "uname",
+    "acpid", "base64", "cat", "cttyhack", "hostname", "ip", "mkdir", "modprobe", "mount",
+    "poweroff", "printf", "setsid", "sh", "sleep", "stty", "udhcpc", "uname",
 ];
 
 /// What goes into an initramfs.

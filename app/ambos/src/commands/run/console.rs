@@ -50,6 +50,8 @@ struct State {
     sinks: Sinks,
     /// Whether the guest can take input.
     ready: bool,
+    /// The last thing printed was not the end of a line.
+    mid_line: bool,
     /// The first write that failed.
     broken: Option<io::Error>,
 }
@@ -64,7 +66,14 @@ impl Console {
             Some(nonce) => Filter::Shell(ShellFilter::new(nonce)),
         };
         let ready = !matches!(filter, Filter::Shell(_));
-        let state = State { filter, panic: PanicWatch::default(), sinks, ready, broken: None };
+        let state = State {
+            filter,
+            panic: PanicWatch::default(),
+            sinks,
+            ready,
+            mid_line: false,
+            broken: None,
+        };
         let shared =
             Shared { state: Mutex::new(state), ready: Condvar::new(), handle: OnceLock::new() };
         Self { shared: Arc::new(shared) }
@@ -115,7 +124,7 @@ impl Console {
             _ => (None, Vec::new()),
         };
         let panic = state.panic.message().map(str::to_owned);
-        Seen { phase, log, panic, broken: state.broken.take() }
+        Seen { phase, log, panic, mid_line: state.mid_line, broken: state.broken.take() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -132,6 +141,8 @@ pub(super) struct Seen {
     pub(super) log: Vec<u8>,
     /// Why the kernel panicked, if it did.
     pub(super) panic: Option<String>,
+    /// The last line of output has no end.
+    pub(super) mid_line: bool,
     /// Why not all could be written.
     pub(super) broken: Option<io::Error>,
 }
@@ -157,6 +168,9 @@ impl State {
             }
         }
         self.sinks.write(bytes, &output, &log)?;
+        if let Some(&last) = output.last() {
+            self.mid_line = last != b'\n';
+        }
         Ok(marks)
     }
 }

@@ -65,9 +65,14 @@ fn supervise(
     let signal = stop_on_signals(Arc::clone(&handle))?;
     let raw = if has_terminal(arguments) { connect_input(&console, handle)? } else { None };
     let Finished { outcome, statistics } = run();
+    let on_terminal = raw.is_some();
     drop(raw);
 
     let seen = console.finish();
+    if on_terminal && seen.mid_line {
+        // What follows is not the guest's; if it cannot be printed nothing else can.
+        let _ = writeln!(stdout());
+    }
     if exec && !verbose {
         show_log(&seen);
     }
