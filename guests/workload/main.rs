@@ -10,6 +10,8 @@
 //! ambos-workload run REPETITIONS MILLISECONDS NAME...    the workloads, one after the other
 //! ambos-workload mark open|close NAME                    marks a window on the console
 //! ambos-workload time COMMAND [ARGUMENT]...              how long a command takes
+//! ambos-workload vsock echo PORT                         sends back what one connection sends
+//! ambos-workload vsock ask PORT BYTES                    has the host send back so many bytes
 //! ```
 //!
 //! What it prints is lines of words: `result NAME OPERATIONS NANOSECONDS` for each repetition,
@@ -28,6 +30,7 @@ mod output;
 mod process;
 mod sys;
 mod timer;
+mod vsock;
 
 use bench::{Bench, Failure};
 
@@ -77,6 +80,11 @@ pub(crate) fn main(arguments: &[&str]) -> i32 {
             0
         }
         [_, "time", command @ ..] if !command.is_empty() => process::time(command),
+        [_, "vsock", "echo", port] => port.parse().map_or_else(|_| usage(), vsock::echo),
+        [_, "vsock", "ask", port, bytes] => match (port.parse(), bytes.parse()) {
+            (Ok(port), Ok(bytes)) => vsock::ask(port, bytes),
+            _ => usage(),
+        },
         // What `fork-exec` executes.
         [_, "nothing"] => 0,
         _ => usage(),
@@ -84,7 +92,7 @@ pub(crate) fn main(arguments: &[&str]) -> i32 {
 }
 
 fn usage() -> i32 {
-    output::line(&["usage: ambos-workload run|mark|time ..."]);
+    output::line(&["usage: ambos-workload run|mark|time|vsock ..."]);
     2
 }
 

@@ -5,7 +5,7 @@
 //! reach it: the guard that leaves scope, the panic hook, and the thread that waits for signals.
 
 use rustix::termios::{self, OptionalActions, OutputModes, Termios};
-use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH, SIGXFSZ};
 use std::io::{self, stdout};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, Once, PoisonError};
@@ -94,6 +94,19 @@ pub(crate) fn on_termination(ask: impl FnOnce(i32) + Send + 'static) -> io::Resu
             } else {
                 restore();
                 std::process::exit(128 + signal);
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// Calls `tell` with rows and columns of the terminal whenever they change.
+pub(crate) fn on_resize(tell: impl Fn(u16, u16) + Send + 'static) -> io::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGWINCH])?;
+    std::thread::Builder::new().name("window size".to_owned()).spawn(move || {
+        for _ in signals.forever() {
+            if let Some((rows, columns)) = size() {
+                tell(rows, columns);
             }
         }
     })?;

@@ -32,5 +32,6 @@ pub mod workload;
 
 pub use compare::{Options, compare};
 pub use error::CompareError;
+pub use guest_programs::WORKLOAD;
 pub use progress::Progress;
 pub use runner::{Accelerator, Contender, GuestFiles, Monitor};

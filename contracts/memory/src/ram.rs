@@ -123,11 +123,16 @@ impl GuestRam {
         None
     }
 
+    /// The file that holds all of it, in the order of the regions.
+    pub fn file(&self) -> Option<&File> {
+        let offset = self.memory.iter().next().and_then(|region| region.file_offset());
+        offset.map(FileOffset::file)
+    }
+
     /// Takes storage away from the memory file; whether that was possible.
     pub(crate) fn punch(&self, offset: u64, length: u64) -> bool {
-        let file = self.memory.iter().next().and_then(|region| region.file_offset());
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        file.is_some_and(|file| rustix::fs::fallocate(file.file(), flags, offset, length).is_ok())
+        self.file().is_some_and(|file| rustix::fs::fallocate(file, flags, offset, length).is_ok())
     }
 
     /// The per-page flags shared by all vCPUs.

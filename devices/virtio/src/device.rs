@@ -63,6 +63,12 @@ pub trait VirtioDevice: Send {
     ///
     /// [`Broken`] if the driver breaks the rules so that the device cannot go on.
     fn serve(&mut self, index: usize, queue: &mut QueueAccess<'_>) -> Result<(), Broken>;
+
+    /// Which other queue there is something to do in, now that queue `index` was served.
+    fn serve_next(&self, index: usize) -> Option<usize> {
+        let _ = index;
+        None
+    }
 }
 
 /// Lets a device look at its queues because something happened behind it.
@@ -88,6 +94,12 @@ impl Doorbell {
         for &index in queues {
             device.serve(index);
         }
+    }
+
+    /// Tells the driver that the configuration space has changed.
+    pub fn configuration_changed(&self) {
+        let Some(device) = self.0.upgrade() else { return };
+        device.lock().unwrap_or_else(PoisonError::into_inner).configuration_changed();
     }
 }
 

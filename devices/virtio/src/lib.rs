@@ -1,7 +1,7 @@
 //! Paravirtual devices after the virtio standard, version 1.2, on PCI.
 //!
-//! - [`VirtioDevice`]: what a device is, without a bus. [`BlockDevice`], [`NetDevice`], [`Balloon`] and
-//!   [`EntropySource`] are such devices.
+//! - [`VirtioDevice`]: what a device is, without a bus. [`BlockDevice`], [`NetDevice`], [`ConsoleDevice`],
+//!   [`SocketDevice`], [`ShareDevice`], [`Balloon`] and [`EntropySource`] are such devices.
 //! - [`VirtioPci`]: puts one of them on PCI, as a function of the modern kind only.
 //! - [`QueueAccess`] and [`Chain`]: the requests of a guest, with every address still unchecked.
 //!
@@ -20,19 +20,25 @@
 
 mod balloon;
 mod block;
+mod console;
 mod device;
 mod entropy;
 mod net;
 mod pci;
 mod queue;
 mod ranges;
+mod share;
+mod socket;
 #[cfg(test)]
 mod testing;
 
 pub use balloon::Balloon;
 pub use block::BlockDevice;
+pub use console::{ConsoleDevice, ConsoleKeyboard};
 pub use device::{DeviceKind, Doorbell, VirtioDevice};
 pub use entropy::EntropySource;
 pub use net::NetDevice;
 pub use pci::{PciParts, VirtioPci};
 pub use queue::{Broken, Chain, Filled, QueueAccess};
+pub use share::ShareDevice;
+pub use socket::SocketDevice;

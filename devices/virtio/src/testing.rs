@@ -73,7 +73,8 @@ impl Driver {
         Self::on(ram, device, 0)
     }
 
-    fn on(ram: Arc<GuestRam>, device: Box<dyn VirtioDevice>, queue: u16) -> Self {
+    /// Plugs in a device that knows the memory, for a driver that uses queue `queue` only.
+    pub(crate) fn on(ram: Arc<GuestRam>, device: Box<dyn VirtioDevice>, queue: u16) -> Self {
         let (clock, time) = VmClock::manual();
         let (ports, mmio) = (Arc::new(PortBus::default()), Arc::new(MmioBus::default()));
         let row = DeviceTable::default().add("virtio");
@@ -197,6 +198,32 @@ impl Driver {
         self.put(entry, &[0, 0]);
         self.submitted = self.submitted.wrapping_add(1);
         self.put(AVAILABLE + 2, &self.submitted.to_le_bytes());
+    }
+
+    /// Makes a request available of up to eight descriptors that name anything: places near `near`,
+    /// or anywhere, with lengths that fit or do not.
+    pub(crate) fn submit_random(&mut self, random: &mut Random, near: u64) {
+        let parts: Vec<_> = (0..random.below(8) + 1)
+            .map(|_| {
+                let address =
+                    if random.below(8) == 0 { random.next() } else { near + random.below(0x8000) };
+                let bits = [4, 8, 16, 32][random.below(4) as usize];
+                let length = random.next() & ((1 << bits) - 1);
+                (address, length as u32, random.below(2) == 0)
+            })
+            .collect();
+        let indirect = random.below(4) == 0;
+        self.submit(&parts, indirect);
+        if random.below(16) == 0 {
+            // Loops, and indices past the table.
+            self.put(DESCRIPTORS + random.below(8 * 16), &random.next().to_le_bytes());
+        }
+        if random.below(64) == 0 {
+            self.start(1 << 32);
+            (self.submitted, self.seen) = (0, 0);
+            self.put(AVAILABLE + 2, &[0, 0]);
+            self.put(USED + 2, &[0, 0]);
+        }
     }
 
     /// Rings the doorbell of the queue.

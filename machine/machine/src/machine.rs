@@ -4,6 +4,7 @@ use crate::control::{Control, Outcome};
 use crate::cpu_model::CpuModel;
 use crate::disks::{self, Disk};
 use crate::engine::{EngineConfig, EngineError};
+use crate::hybrid::{self, HostAccess, HybridPanel};
 use crate::kvm::KvmInterface;
 use crate::msrs::PlatformMsrs;
 use crate::network::{self, Network};
@@ -15,7 +16,6 @@ use crate::statistics::Statistics;
 use crate::technique::Technique;
 use crate::tsc::{self, GuestTsc};
 use crate::vcpu::{StartUp, Vcpu};
-use crate::virtio;
 use ambos_boot::{BootConfig, BootError, Protocol, XenPvGuest};
 use ambos_clock::VmClock;
 use ambos_intercept::{Device, Ledger, UnservedLog};
@@ -23,8 +23,8 @@ use ambos_kvm_pv::Origin;
 use ambos_memory::{GuestRam, MemoryError};
 use ambos_pc::apic::{ApicVcpu, TimeStampCounter};
 use ambos_pc::chipset::{ChipsetError, PcChipset, PcConfig};
+use ambos_share::ShareError;
 use ambos_vcpu::{Attention, CpuState};
-use ambos_virtio::{Balloon, EntropySource};
 use ambos_xen::Layout;
 use ambos_xen_backends::ControlError;
 use std::collections::BTreeMap;
@@ -55,7 +55,10 @@ pub struct Config {
     pub disks: Vec<Disk>,
     /// The network that it is connected to.
     pub network: Option<Network>,
-    /// Takes what the guest prints on its first serial port.
+    /// What else it reaches of the host, if [`Config::technique`] is [`Technique::Hybrid`].
+    pub access: HostAccess,
+    /// Takes what the guest prints on its console: the first serial port, and the paravirtual
+    /// consoles.
     pub console: Box<dyn Write + Send>,
 }
 
@@ -95,6 +98,9 @@ pub enum MachineError {
     /// There is no control domain.
     #[error(transparent)]
     ControlDomain(#[from] ControlError),
+    /// A directory cannot be shared.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// There is no engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -114,6 +120,8 @@ pub struct Handle {
 #[derive(Default)]
 struct Input {
     waiting: std::collections::VecDeque<u8>,
+    /// Columns and rows of the window that shows the console, if anybody knows.
+    size: Option<(u16, u16)>,
     panel: Option<Arc<dyn FrontPanel>>,
 }
 
@@ -121,6 +129,11 @@ struct Input {
 pub(crate) trait FrontPanel: Send + Sync {
     /// Types; returns how many bytes were taken.
     fn type_in(&self, bytes: &[u8]) -> usize;
+
+    /// Says how large the window is that shows the console. Most consoles cannot be told.
+    fn resize(&self, columns: u16, rows: u16) {
+        let _ = (columns, rows);
+    }
 
     /// Presses the power button.
     fn press_power_button(&self);
@@ -183,6 +196,15 @@ impl Handle {
         }
     }
 
+    /// Says how large the window is that shows the machine's console.
+    pub fn resize(&self, columns: u16, rows: u16) {
+        let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        input.size = Some((columns, rows));
+        if let Some(panel) = &input.panel {
+            panel.resize(columns, rows);
+        }
+    }
+
     /// Asks the machine to end.
     pub fn stop(&self) {
         self.control.end(Outcome::Stopped);
@@ -219,6 +241,7 @@ pub struct Machine {
     layout: Option<Layout>,
     disks: Vec<Disk>,
     network: Option<Network>,
+    access: HostAccess,
 
     // Book-keeping.
     control: Arc<Control>,
@@ -249,6 +272,7 @@ impl Machine {
             technique,
             mut disks,
             network,
+            access,
             console,
         } = config;
         disks::check(&disks, technique)?;
@@ -274,6 +298,7 @@ impl Machine {
             layout,
             disks,
             network,
+            access,
             control: Arc::default(),
             input: Arc::default(),
             ledgers,
@@ -323,6 +348,9 @@ impl Machine {
         *self.observer.labels.lock().unwrap_or_else(PoisonError::into_inner) = labels;
         {
             let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((columns, rows)) = input.size {
+                panel.resize(columns, rows);
+            }
             input.panel = Some(panel);
             input.drain();
         }
@@ -421,12 +449,12 @@ impl Machine {
         if let Some(network) = &self.network {
             network::plug(&mut chipset, &self.ram, clock, network, self.technique)?;
         }
-        if self.technique == Technique::Hybrid {
-            let entropy = Box::new(EntropySource);
-            virtio::plug(&mut chipset, &self.ram, clock, "virtio entropy source", entropy)?;
-            let balloon = Box::new(Balloon::default());
-            virtio::plug(&mut chipset, &self.ram, clock, "virtio balloon", balloon)?;
-        }
+        let keyboard = if self.technique == Technique::Hybrid {
+            let console = Box::new(self.console.clone());
+            Some(hybrid::plug(&mut chipset, &self.ram, clock, &self.access, console)?)
+        } else {
+            None
+        };
         let chipset = Arc::new(chipset);
         let members: Arc<[Member]> =
             attentions.iter().map(|attention| Member::new(Arc::clone(attention))).collect();
@@ -478,7 +506,11 @@ impl Machine {
             });
         }
         let labels = chipset.devices().labels().to_vec();
-        Ok(Assembly { vcpus, panel: chipset, labels })
+        let panel: Arc<dyn FrontPanel> = match keyboard {
+            Some(keyboard) => Arc::new(HybridPanel { chipset, keyboard }),
+            None => chipset,
+        };
+        Ok(Assembly { vcpus, panel, labels })
     }
 
     /// What looks at the counts while the machine runs.

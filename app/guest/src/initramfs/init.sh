@@ -22,7 +22,7 @@ message() {
     [ -n "$nonce" ] && printf '\033]ambos;%s;%s\007' "$nonce" "$1"
 }
 
-command= nonce= rows= columns=
+command= nonce= rows= columns= console= tty=/dev/console
 set -f
 for word in $(cat /proc/cmdline); do
     case $word in
@@ -30,6 +30,7 @@ for word in $(cat /proc/cmdline); do
         ambos.nonce=*) nonce=${word#*=} ;;
         ambos.rows=*) rows=${word#*=} ;;
         ambos.columns=*) columns=${word#*=} ;;
+        ambos.console=*) console=${word#*=} ;;
         ambos.term=*) TERM=${word#*=} ;;
     esac
 done
@@ -44,6 +45,12 @@ done
 [ -d /sys/bus/scsi ] && modprobe -a -q sd_mod sr_mod
 ip link set lo up
 
+# The paravirtual console takes a line at a time where the serial port takes a character.
+if [ -n "$console" ] && ( : < "/dev/$console" ) 2> /dev/null; then
+    tty=/dev/$console
+    exec < "$tty" > "$tty" 2>&1
+fi
+
 # The network, if there is an adapter: by DHCP, and IPv6 by what the router says.
 for adapter in /sys/class/net/*/device; do
     [ -e "$adapter" ] || continue
@@ -57,15 +64,15 @@ if [ -n "$command" ]; then
     # Only the command may write to the console now: no kernel messages but emergencies, no
     # carriage returns put in by the terminal.
     echo 1 > /proc/sys/kernel/printk
-    stty -opost < /dev/console
+    stty -opost < "$tty"
     cd /root
     message begin
     sh -c ". $ENV; $(echo "$command" | base64 -d)" < /dev/null
     message "end=$?"
     # Changing a setting waits until all output has left the terminal.
-    stty opost < /dev/console
+    stty opost < "$tty"
 else
-    [ -n "$rows" ] && [ -n "$columns" ] && stty rows "$rows" columns "$columns" < /dev/console
+    [ -n "$rows" ] && [ -n "$columns" ] && stty rows "$rows" columns "$columns" < "$tty"
     # Whoever has the terminal can press the power button as well.
     if [ -e /sys/bus/acpi/devices/LNXPWRBN:00 ]; then
         modprobe -a -q button evdev
@@ -73,7 +80,11 @@ else
     fi
     cd /root
     message shell
-    setsid cttyhack sh -l
+    if [ "$tty" = /dev/console ]; then
+        setsid cttyhack sh -l
+    else
+        setsid -c sh -l
+    fi
 fi
 poweroff -f
 # Where the machine cannot be switched off, the kernel has stopped it; never end the first process.

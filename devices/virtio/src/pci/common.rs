@@ -55,6 +55,8 @@ pub(super) struct Common {
     driver_select: u32,
     driver_features: u64,
     pub(super) config_vector: u16,
+    /// Counts changes of the device's own configuration.
+    pub(super) generation: u8,
     pub(super) status: Status,
     selected: u16,
     pub(super) queues: Vec<QueueSlot>,
@@ -67,6 +69,7 @@ impl Common {
             driver_select: 0,
             driver_features: 0,
             config_vector: spec::NO_VECTOR,
+            generation: 0,
             status: Status::empty(),
             selected: 0,
             queues: sizes.iter().map(|size| QueueSlot::new(*size)).collect(),
@@ -116,6 +119,7 @@ impl Common {
         put(common::CONFIG_VECTOR, &self.config_vector.to_le_bytes());
         put(common::QUEUES, &(self.queues.len() as u16).to_le_bytes());
         put(common::STATUS, &[self.status.bits()]);
+        put(common::CONFIG_GENERATION, &[self.generation]);
         put(common::QUEUE_SELECT, &self.selected.to_le_bytes());
         if let Some(slot) = self.slot() {
             put(common::QUEUE_SIZE, &slot.size.to_le_bytes());

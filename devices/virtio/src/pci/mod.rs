@@ -201,8 +201,23 @@ impl VirtioPci {
         }
     }
 
-    /// Lets the device look at a queue.
+    /// The device's part of the configuration is not what it was.
+    pub(crate) fn configuration_changed(&mut self) {
+        self.common.generation = self.common.generation.wrapping_add(1);
+        if self.common.status.contains(Status::DRIVER_OK) {
+            self.interrupt(Isr::CONFIGURATION, self.common.config_vector);
+        }
+    }
+
+    /// Lets the device look at a queue, and at what follows from that.
     pub(crate) fn serve(&mut self, index: usize) {
+        self.serve_one(index);
+        if let Some(next) = self.device.serve_next(index) {
+            self.serve_one(next);
+        }
+    }
+
+    fn serve_one(&mut self, index: usize) {
         let running = self.common.status.contains(Status::DRIVER_OK | Status::FEATURES_OK);
         if !running || !self.config.is_bus_master() {
             return;

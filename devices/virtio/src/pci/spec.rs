@@ -79,6 +79,7 @@ pub(super) mod common {
     pub(crate) const CONFIG_VECTOR: usize = 16;
     pub(crate) const QUEUES: usize = 18;
     pub(crate) const STATUS: usize = 20;
+    pub(crate) const CONFIG_GENERATION: usize = 21;
     pub(crate) const QUEUE_SELECT: usize = 22;
     pub(crate) const QUEUE_SIZE: usize = 24;
     pub(crate) const QUEUE_VECTOR: usize = 26;

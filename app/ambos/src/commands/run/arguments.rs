@@ -2,6 +2,7 @@
 
 use super::disk::Disk;
 use super::network::Network;
+use super::share::{Directory, Sockets};
 use crate::size;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ Examples:
   ambos run --guest debian-cloud            Debian's kernel for virtual machines instead
   ambos run --disk data.img --disk base.qcow2,snapshot
   ambos run --net user,forward=8080:80      port 8080 of this host is the guest's port 80
+  ambos run -t hybrid --share .:here        then, in it: mount -t virtiofs here /mnt
   ambos run --kernel bzImage --initrd root.cpio --append 'quiet'
   ambos run --kernel vmlinux --boot pvh     an ELF kernel by its PVH entry
   ambos run --kernel os.elf --debug-exit    an operating system of your own by Multiboot
@@ -95,6 +97,22 @@ pub(crate) struct Arguments {
     /// interface of the host that the user may open.
     #[arg(long, value_name = "KIND[,OPTION]...", help_heading = "Machine", default_value = "user")]
     pub(super) net: Network,
+
+    /// Share a directory with the guest, by virtiofs; may be given several times; needs -t hybrid
+    ///
+    /// The guest mounts it with `mount -t virtiofs TAG PLACE`. It reaches nothing outside the
+    /// directory; what it makes there belongs to the user who runs Ambos. The option `readonly`
+    /// refuses all writes.
+    #[arg(long, value_name = "DIRECTORY:TAG[,readonly]", help_heading = "Machine")]
+    pub(super) share: Vec<Directory>,
+
+    /// Connect the guest's virtio sockets to Unix sockets of this host; needs -t hybrid
+    ///
+    /// Who connects to PATH and writes `CONNECT port` reaches that port of the guest and is answered
+    /// `OK port`. A guest that connects to a port of the host reaches who listens on PATH_port.
+    /// `cid=N` is the guest's address, 3 unless given.
+    #[arg(long, value_name = "PATH[,cid=N]", help_heading = "Machine")]
+    pub(super) vsock: Option<Sockets>,
 
     /// What executes the guest's instructions
     #[arg(long, value_enum, help_heading = "Machine", default_value_t = Engine::Auto)]

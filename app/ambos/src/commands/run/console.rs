@@ -263,6 +263,8 @@ pub(super) mod tests {
 
         fn mark(&self, _mark: WindowMark) {}
 
+        fn resize(&self, _rows: u16, _columns: u16) {}
+
         fn press_power_button(&self) {}
 
         fn stop(&self) {

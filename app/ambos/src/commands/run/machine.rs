@@ -3,12 +3,13 @@
 use super::arguments::{Boot, Engine, Technique};
 use super::disk::Disk;
 use super::plan::Plan;
+use super::share::{Directory, Sockets};
 use super::windows::Windows;
 use crate::failure::Failure;
 use ambos_boot::image::{ImageKind, XenNote};
 use ambos_boot::{BootConfig, KernelImage, Protocol};
 use ambos_guest::exec::WindowMark;
-use ambos_machine::{Config, EngineConfig, EngineKind, Machine, MachineError};
+use ambos_machine::{Config, EngineConfig, EngineKind, HostAccess, Machine, MachineError};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -46,6 +47,8 @@ pub(super) trait Handle: Send + Sync {
     fn send(&self, bytes: &[u8]);
     /// Something to be counted apart begins or ends.
     fn mark(&self, mark: WindowMark);
+    /// Says how large the window is that shows the machine's console.
+    fn resize(&self, rows: u16, columns: u16);
     /// Presses the machine's power button.
     fn press_power_button(&self);
     /// Asks the machine to end.
@@ -100,6 +103,10 @@ pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, 
     };
     let disks = plan.disks.iter().map(Disk::open).collect::<Result<_, _>>()?;
     let network = plan.network.open()?;
+    let access = HostAccess {
+        directories: plan.shares.iter().map(Directory::open).collect::<Result<_, _>>()?,
+        sockets: plan.sockets.as_ref().map(Sockets::open).transpose()?,
+    };
     let files = plan.clone();
     let config = Config {
         memory: plan.memory,
@@ -110,6 +117,7 @@ pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, 
         technique,
         disks,
         network,
+        access,
         console,
     };
     let mut machine = Machine::new(config).map_err(failure)?;
@@ -226,6 +234,10 @@ impl Handle for MachineHandle {
         if let Some(windows) = &self.windows {
             windows.mark(mark);
         }
+    }
+
+    fn resize(&self, rows: u16, columns: u16) {
+        self.handle.resize(columns, rows);
     }
 
     fn press_power_button(&self) {

@@ -8,6 +8,7 @@ mod machine;
 mod network;
 mod panic_watch;
 mod plan;
+mod share;
 mod verdict;
 mod windows;
 
@@ -63,6 +64,12 @@ fn supervise(
     let Started { handle, run } = start(plan, surroundings)?;
     console.attach(Arc::clone(&handle));
     let signal = stop_on_signals(Arc::clone(&handle))?;
+    if let Some((rows, columns)) = plan.terminal {
+        handle.resize(rows, columns);
+        let handle = Arc::clone(&handle);
+        terminal::on_resize(move |rows, columns| handle.resize(rows, columns))
+            .map_err(|error| Failure::monitor("cannot handle signals", error))?;
+    }
     let raw = if has_terminal(arguments) { connect_input(&console, handle)? } else { None };
     let Finished { outcome, statistics } = run();
     let on_terminal = raw.is_some();
@@ -246,6 +253,7 @@ mod tests {
     impl Handle for Idle {
         fn send(&self, _bytes: &[u8]) {}
         fn mark(&self, _mark: WindowMark) {}
+        fn resize(&self, _rows: u16, _columns: u16) {}
         fn press_power_button(&self) {}
         fn stop(&self) {}
     }
@@ -316,6 +324,7 @@ mod tests {
                 self.0.lock().unwrap().extend_from_slice(bytes);
             }
             fn mark(&self, _mark: WindowMark) {}
+            fn resize(&self, _rows: u16, _columns: u16) {}
             fn press_power_button(&self) {}
             fn stop(&self) {
                 self.send(b"(stop)");

@@ -3,6 +3,7 @@
 use super::arguments::{Arguments, Boot, Engine, Module, Technique};
 use super::disk::Disk;
 use super::network::Network;
+use super::share::{Directory, Sockets};
 use crate::failure::Failure;
 use ambos_guest::exec::{self, Nonce};
 use ambos_guest::{Flavour, GuestError, TerminalProgress};
@@ -29,6 +30,10 @@ pub(super) struct Plan {
     pub(super) modules: Vec<Module>,
     pub(super) disks: Vec<Disk>,
     pub(super) network: Network,
+    pub(super) shares: Vec<Directory>,
+    pub(super) sockets: Option<Sockets>,
+    /// Rows and columns of the terminal that shows the console, if one does.
+    pub(super) terminal: Option<(u16, u16)>,
     /// The user's part of the kernel command line; all there is for a kernel other than Linux.
     pub(super) append: String,
     /// Parameters for a Linux kernel, and for our initramfs if that is used.
@@ -85,6 +90,10 @@ impl Plan {
         if let (true, Some((rows, columns))) = (ours, terminal) {
             defaults.push(format!("ambos.rows={rows} ambos.columns={columns}"));
         }
+        if ours && arguments.technique == Technique::Hybrid {
+            // The kernel's log goes to the serial port, which is there from the beginning.
+            defaults.push("ambos.console=hvc0".to_owned());
+        }
         defaults.extend(exec);
         Ok(Self {
             technique: arguments.technique,
@@ -101,6 +110,9 @@ impl Plan {
             modules: arguments.module.clone(),
             disks: arguments.disk.clone(),
             network: arguments.net.clone(),
+            shares: shares(arguments)?,
+            sockets: arguments.vsock.clone(),
+            terminal,
             append: arguments.append.clone().unwrap_or_default(),
             defaults: defaults.join(" "),
             nonce,
@@ -111,6 +123,24 @@ impl Plan {
     pub(super) fn linux_command_line(&self) -> String {
         format!("{} {}", self.defaults, self.append).trim_end().to_owned()
     }
+}
+
+/// Directories to share. They and sockets are devices of the hybrid technique.
+fn shares(arguments: &Arguments) -> Result<Vec<Directory>, Failure> {
+    let hybrid = arguments.technique == Technique::Hybrid;
+    for (given, name) in
+        [(!arguments.share.is_empty(), "share"), (arguments.vsock.is_some(), "vsock")]
+    {
+        if given && !hybrid {
+            return Err(Failure::usage(format!("--{name} is a virtio device; add -t hybrid")));
+        }
+    }
+    let mut tags: Vec<&str> = arguments.share.iter().map(Directory::tag).collect();
+    tags.sort_unstable();
+    if let Some(pair) = tags.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(Failure::usage(format!("two directories have the tag \"{}\"", pair[0])));
+    }
+    Ok(arguments.share.clone())
 }
 
 /// The number of vCPUs.
@@ -242,6 +272,9 @@ mod tests {
             (&["--kernel", "@mine", "--module", "@gone,x"], "cannot read the module"),
             (&["--exec", " "], "--exec cannot be used"),
             (&["--guest", "plan9"], "ambos guest list"),
+            (&["--share", "@:t"], "-t hybrid"),
+            (&["-t", "para", "--vsock", "@s"], "-t hybrid"),
+            (&["-t", "hybrid", "--share", "@:t", "--share", "@:t"], "the tag \"t\""),
         ];
         for (words, expected) in cases {
             let failure = fixture.plan(words).unwrap_err();
