@@ -27,6 +27,7 @@ const PROGRAMS: &[(&str, &[&str])] = &[
 fn main() {
     let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    println!("cargo::rerun-if-changed={}", guests.join("shared").display());
     for (name, options) in PROGRAMS {
         let folder = guests.join(name);
         println!("cargo::rerun-if-changed={}", folder.display());

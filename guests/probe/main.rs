@@ -9,6 +9,8 @@
 #![no_std]
 #![no_main]
 
+#[path = "../shared/c_library.rs"]
+mod c_library;
 mod entry;
 mod measure;
 mod pc;

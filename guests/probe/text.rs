@@ -1,8 +1,4 @@
-//! Lines of text, and what a compiler expects of a C library.
-
-#![expect(unsafe_code, reason = "functions by which the compiler copies and clears memory")]
-
-use core::arch::asm;
+//! Lines of text.
 
 /// A line being written.
 pub(crate) struct Line {
@@ -51,43 +47,3 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
         core::hint::spin_loop();
     }
 }
-
-/// The C library's function of that name.
-#[unsafe(no_mangle)]
-extern "C" fn memcpy(to: *mut u8, from: *const u8, length: usize) -> *mut u8 {
-    // SAFETY: the compiler passes two areas of that length that do not overlap.
-    unsafe {
-        asm!("rep movsb", inout("rcx") length => _, inout("rdi") to => _, inout("rsi") from => _,
-             options(nostack, preserves_flags));
-    }
-    to
-}
-
-/// The C library's function of that name.
-#[unsafe(no_mangle)]
-extern "C" fn memset(to: *mut u8, byte: i32, length: usize) -> *mut u8 {
-    // SAFETY: the compiler passes an area of that length.
-    unsafe {
-        asm!("rep stosb", inout("rcx") length => _, inout("rdi") to => _, in("al") byte as u8,
-             options(nostack, preserves_flags));
-    }
-    to
-}
-
-/// The C library's function of that name.
-#[unsafe(no_mangle)]
-extern "C" fn memcmp(a: *const u8, b: *const u8, length: usize) -> i32 {
-    for index in 0..length {
-        // SAFETY: the compiler passes two areas of that length. Volatile, lest the compiler makes
-        // this loop a call of this function.
-        let (x, y) = unsafe { (a.add(index).read_volatile(), b.add(index).read_volatile()) };
-        if x != y {
-            return i32::from(x) - i32::from(y);
-        }
-    }
-    0
-}
-
-/// Named by the tables of the core library, which was built to unwind; this kernel does not.
-#[unsafe(no_mangle)]
-extern "C" fn rust_eh_personality() {}

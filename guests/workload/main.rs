@@ -21,6 +21,8 @@
 #![no_main]
 
 mod bench;
+#[path = "../shared/c_library.rs"]
+mod c_library;
 mod compute;
 mod disk;
 mod mark;

@@ -33,13 +33,8 @@ pub(crate) fn behaves_like_a_disk(disk: &dyn BlockBackend, seed: u64) {
     let memory = Memory::new(1 << 20);
     let mut model = vec![0; disk.size() as usize];
     disk.read(0, &memory.slices(&[(0, 512)])).unwrap();
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut random = move |limit: u64| {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) % limit
-    };
+    let mut generator = ambos_random::Random::new(seed);
+    let mut random = move |limit: u64| generator.below(limit);
     for step in 0..400u64 {
         let first = random(sectors);
         let count = 1 + random((sectors - first).min(300));

@@ -4,23 +4,20 @@ use crate::power::{PowerRequest, PowerSink};
 use ambos_device::PortDevice;
 use std::sync::Mutex;
 
-/// A small generator with a given seed (xorshift64*).
-pub(crate) struct Random(u64);
+/// Random numbers, and random accesses.
+pub(crate) struct Random(ambos_random::Random);
 
 impl Random {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        Self(ambos_random::Random::new(seed))
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        self.0.next()
     }
 
     pub(crate) fn below(&mut self, limit: usize) -> usize {
-        (self.next() >> 32) as usize % limit
+        self.0.index(limit)
     }
 
     /// One access of random width and direction at `offset` to a device.

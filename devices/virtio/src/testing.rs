@@ -7,6 +7,8 @@ use ambos_memory::{Bytes, GuestPhysAddr, GuestRam};
 use ambos_wire::{MsiTarget, Wire};
 use std::sync::{Arc, Mutex};
 
+pub(crate) use ambos_random::Random;
+
 /// Where the driver has the rings of its queue, and the table of an indirect request.
 pub(crate) const DESCRIPTORS: u64 = 0x1000;
 pub(crate) const AVAILABLE: u64 = 0x2000;
@@ -240,25 +242,5 @@ impl Driver {
         let entry = self.get(USED + 4 + u64::from(self.seen % SIZE) * 8, 8);
         self.seen = self.seen.wrapping_add(1);
         Some(u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]))
-    }
-}
-
-/// A small generator with a given seed (xorshift64*).
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        (self.next() >> 32) % limit
     }
 }

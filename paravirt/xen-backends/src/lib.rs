@@ -21,6 +21,7 @@ mod events;
 mod grants;
 mod net;
 mod ring;
+mod served;
 mod shared;
 #[cfg(test)]
 mod testing;

@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
+pub(crate) use ambos_random::Random;
+
 /// Pages of a test's guest.
 const PAGES: u64 = 512;
 
@@ -229,25 +231,5 @@ impl FrontRing {
     /// Asks to be notified of the next response.
     pub(crate) fn ask_for_notification(&mut self) {
         self.shared.store(12, self.popped.wrapping_add(1)).unwrap();
-    }
-}
-
-/// A small generator with a given seed (xorshift64*).
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        (self.next() >> 32) % limit
     }
 }

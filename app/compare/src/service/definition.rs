@@ -42,8 +42,13 @@ const NAME: usize = 32;
 #[derive(Debug, Error)]
 pub enum DefinitionError {
     /// It is not TOML, or has a field that is unknown, missing or of the wrong type.
-    #[error("{}", one_line(.0))]
-    Form(#[from] Box<toml::de::Error>),
+    #[error("line {line}: {message}")]
+    Form {
+        /// Where.
+        line: usize,
+        /// What is wrong.
+        message: String,
+    },
     /// A field has a value that makes no sense.
     #[error("{field}: {reason}")]
     Value {
@@ -63,9 +68,11 @@ pub enum DefinitionError {
     },
 }
 
-/// TOML's message without the picture of the line.
-fn one_line(error: &toml::de::Error) -> String {
-    error.message().lines().collect::<Vec<_>>().join(" ")
+/// TOML's message with the number of the line instead of its picture.
+fn form(text: &str, error: &toml::de::Error) -> DefinitionError {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    DefinitionError::Form { line, message: error.message().lines().collect::<Vec<_>>().join(" ") }
 }
 
 /// A description as it is written.
@@ -219,7 +226,7 @@ impl Service {
     ///
     /// [`DefinitionError`], which says what to mend.
     pub fn parse(text: &str, directory: &Path) -> Result<Self, DefinitionError> {
-        let written: Written = toml::from_str(text).map_err(Box::new)?;
+        let written: Written = toml::from_str(text).map_err(|error| form(text, &error))?;
         let value =
             |field, reason: &str| Err(DefinitionError::Value { field, reason: reason.to_owned() });
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';

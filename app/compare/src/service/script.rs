@@ -31,7 +31,8 @@ fn run(service: &Service) -> String {
         let _ = write!(
             script,
             "{indent}echo \"failed {name} {reason}\"\n\
-             {indent}tail -n {LOG_LINES} {log} 2>/dev/null | sed 's/^/log /'\n\
+             {indent}cat {log} 2>/dev/null | grep -v '^time [0-9]* [0-9]*$' | \
+             tail -n {LOG_LINES} | sed 's/^/log /'\n\
              {indent}exit 0\n"
         );
     };

@@ -1,7 +1,7 @@
 //! Medians and their bootstrap intervals (Efron's percentile method).
 
 use super::LEVEL;
-use super::random::Random;
+use ambos_random::Random;
 use serde::{Deserialize, Serialize};
 
 /// How often samples are drawn anew.
@@ -77,7 +77,7 @@ pub(crate) fn resample(
 
 fn resampled_median(samples: &[f64], random: &mut Random) -> f64 {
     let mut drawn: Vec<f64> =
-        samples.iter().map(|_| samples[random.below(samples.len())]).collect();
+        samples.iter().map(|_| samples[random.index(samples.len())]).collect();
     median_in_place(&mut drawn).unwrap_or(f64::NAN)
 }
 

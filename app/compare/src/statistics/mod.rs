@@ -9,7 +9,6 @@
 
 mod bootstrap;
 mod permutation;
-mod random;
 
 pub(crate) use bootstrap::resample;
 pub use bootstrap::{Interval, median, median_interval, ratio_interval};

@@ -1,7 +1,7 @@
 //! The rank-sum test (Wilcoxon, Mann and Whitney) by permutation: exact where all permutations can be
 //! looked at, by a sample of them where they cannot.
 
-use super::random::Random;
+use ambos_random::Random;
 
 /// Most permutations that are all looked at.
 const ALL: u64 = 50_000;
@@ -25,7 +25,7 @@ pub fn rank_test(first: &[f64], second: &[f64]) -> f64 {
     let as_far = (0..DRAWN).filter(|_| {
         // The first places get a random choice (Fisher and Yates).
         for place in 0..first.len() {
-            let other = place + random.below(shuffled.len() - place);
+            let other = place + random.index(shuffled.len() - place);
             shuffled.swap(place, other);
         }
         deviation(&ranks, shuffled[..first.len()].iter().sum(), first.len()) >= observed

@@ -1,10 +1,10 @@
-use super::random::Random;
 use super::*;
+use ambos_random::Random;
 use proptest::prelude::*;
 
 /// Samples of a skewed distribution, as run times have it: mostly near one, now and then far above.
 fn run_times(count: usize, random: &mut Random) -> Vec<f64> {
-    let mut uniform = || random.below(1 << 30) as f64 / f64::from(1 << 30);
+    let mut uniform = || random.index(1 << 30) as f64 / f64::from(1 << 30);
     (0..count).map(|_| 1.0 + 0.1 * uniform() - 0.2 * uniform().max(1e-9).ln() * uniform()).collect()
 }
 

@@ -73,7 +73,7 @@ impl BlockBack {
         let shared = SharedPages::granted(&self.grants, &grants)?;
         let ring = RequestRing::new(shared, SLOT as u32)?;
         let queue = Queue::new(&self.disk, self.read_only(), &self.grants, ring);
-        queue.set_channel(self.channels.bind(port, queue.clone())?);
+        queue.ring().set_channel(Arc::from(self.channels.bind(port, queue.clone())?));
         Ok(queue)
     }
 }
@@ -138,7 +138,7 @@ impl BackHalf for BlockBack {
     }
 
     fn disconnect(&mut self) {
-        self.queues.drain(..).for_each(|queue| queue.disconnect());
+        self.queues.drain(..).for_each(|queue| queue.ring().disconnect());
     }
 }
 

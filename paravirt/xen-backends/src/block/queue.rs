@@ -1,11 +1,10 @@
 //! One ring of requests, and how they are served.
 
 use super::request::{self, Action, Request, SLOT, Segment, Segments, Status};
-use crate::events::{Channel, Notified, Progress};
+use crate::events::{Notified, Progress};
 use crate::grants::{Access, Grants, Pins};
 use crate::ring::RequestRing;
-use crate::shared::RingError;
-use crate::turnstile::Turnstile;
+use crate::served::{Batch, ServedRing};
 use ambos_block::{BlockBackend, SECTOR};
 use ambos_memory::{Bytes, DmaRange, GuestPhysAddr};
 use std::io;
@@ -16,13 +15,7 @@ pub(super) struct Queue {
     disk: Arc<dyn BlockBackend>,
     read_only: bool,
     grants: Arc<dyn Grants>,
-    /// There while the halves are connected.
-    live: Turnstile<Option<Live>>,
-}
-
-struct Live {
-    ring: RequestRing,
-    channel: Option<Box<dyn Channel>>,
+    ring: ServedRing<()>,
 }
 
 impl Queue {
@@ -33,49 +26,13 @@ impl Queue {
         grants: &Arc<dyn Grants>,
         ring: RequestRing,
     ) -> Arc<Self> {
-        let live = Turnstile::new(Some(Live { ring, channel: None }));
-        Arc::new(Self { disk: Arc::clone(disk), read_only, grants: Arc::clone(grants), live })
+        let ring = ServedRing::new("a disk", ring, ());
+        Arc::new(Self { disk: Arc::clone(disk), read_only, grants: Arc::clone(grants), ring })
     }
 
-    pub(super) fn set_channel(&self, channel: Box<dyn Channel>) {
-        if let Some(live) = &mut *self.live.lock() {
-            live.channel = Some(channel);
-        }
-    }
-
-    /// Lets the ring and the channel go. Nothing is under way afterwards.
-    pub(super) fn disconnect(&self) {
-        let live = self.live.lock().take();
-        // Only now, without the lock: closing the channel takes those of the event channels.
-        drop(live);
-    }
-
-    /// Serves requests. Whatever comes meanwhile is served, too, as long as it is not more than
-    /// a ring full.
-    fn serve(&self, live: &mut Live) -> Result<Progress, RingError> {
-        let Live { ring, channel: Some(channel) } = live else { return Ok(Progress::Done) };
-        let mut left = ring.slots();
-        let mut waiting = ring.waiting()?;
-        loop {
-            for _ in 0..waiting {
-                let mut slot = [0; SLOT];
-                ring.take(&mut slot)?;
-                let request = Request::decode(&slot);
-                let status = self.execute(&request.action);
-                ring.answer(&request.answer(status))?;
-            }
-            if ring.publish()? {
-                channel.notify();
-            }
-            left = left.saturating_sub(waiting);
-            if left == 0 {
-                return Ok(Progress::More);
-            }
-            waiting = ring.ask_for_notification()?;
-            if waiting == 0 {
-                return Ok(Progress::Done);
-            }
-        }
+    /// The ring, to connect and disconnect it.
+    pub(super) fn ring(&self) -> &ServedRing<()> {
+        &self.ring
     }
 
     fn execute(&self, action: &Action) -> Status {
@@ -153,19 +110,15 @@ fn bytes(sectors: u64) -> io::Result<u64> {
 
 impl Notified for Queue {
     fn notified(&self) -> Progress {
-        let mut broken = None;
-        let progress = self.live.serve(|live| {
-            let Some(connected) = live else { return Progress::Done };
-            match self.serve(connected) {
-                Ok(progress) => progress,
-                Err(error) => {
-                    tracing::warn!("a disk's ring is served no more: {error}");
-                    broken = live.take();
-                    Progress::Done
-                }
+        self.ring.serve(|ring, waiting, ()| {
+            for _ in 0..waiting {
+                let mut slot = [0; SLOT];
+                ring.take(&mut slot)?;
+                let request = Request::decode(&slot);
+                let status = self.execute(&request.action);
+                ring.answer(&request.answer(status))?;
             }
-        });
-        drop(broken);
-        progress
+            Ok(Batch::Answered)
+        })
     }
 }

@@ -78,13 +78,13 @@ impl NetBack {
             Ok::<Arc<dyn Channel>, ConnectError>(Arc::from(channel))
         };
         if front.text(&name("event-channel-tx")).is_some() {
-            transmitter.set_channel(bind(&name("event-channel-tx"), transmitter.clone())?);
+            transmitter.ring().set_channel(bind(&name("event-channel-tx"), transmitter.clone())?);
             let channel = bind(&name("event-channel-rx"), receiver.clone())?;
             receiver.add_queue(receive, channel);
         } else {
             let both = Arc::new(Both(Arc::clone(&transmitter), Arc::clone(&receiver)));
             let channel = bind(&name("event-channel"), both)?;
-            transmitter.set_channel(Arc::clone(&channel));
+            transmitter.ring().set_channel(Arc::clone(&channel));
             receiver.add_queue(receive, channel);
         }
         Ok(())
@@ -170,7 +170,7 @@ impl Drop for NetBack {
 
 impl Adapter {
     fn disconnect(&self) {
-        self.transmitters.iter().for_each(|transmitter| transmitter.disconnect());
+        self.transmitters.iter().for_each(|transmitter| transmitter.ring().disconnect());
         self.receiver.disconnect();
     }
 }

@@ -2,11 +2,11 @@
 
 use super::headers::{self, Transport};
 use super::spec::{SendRequest, Status, TRANSMIT_SLOT, extra, sent, transmit};
-use crate::events::{Channel, Notified, Progress};
+use crate::events::{Notified, Progress};
 use crate::grants::{Access, Grants, Pins};
 use crate::ring::RequestRing;
+use crate::served::{Batch, ServedRing};
 use crate::shared::RingError;
-use crate::turnstile::Turnstile;
 use ambos_memory::{DmaRange, VolatileSlice};
 use ambos_net::{NetBackend, Offload, SegmentKind, Segmentation};
 use std::sync::Arc;
@@ -20,19 +20,12 @@ const EXTRAS_MAX: usize = 5;
 pub(super) struct Transmitter {
     network: Arc<dyn NetBackend>,
     grants: Arc<dyn Grants>,
-    /// There while the halves are connected.
-    live: Turnstile<Option<Live>>,
-}
-
-struct Live {
-    ring: RequestRing,
-    channel: Option<Arc<dyn Channel>>,
-    /// A frame for which the network had no room.
-    held: Option<Frame>,
+    /// With the frame for which the network had no room.
+    ring: ServedRing<Option<Frame>>,
 }
 
 /// The requests of one frame.
-struct Frame {
+pub(super) struct Frame {
     parts: Vec<SendRequest>,
     extras: usize,
     /// Kind and size of the segments that it is to be cut into.
@@ -51,58 +44,13 @@ impl Transmitter {
         grants: &Arc<dyn Grants>,
         ring: RequestRing,
     ) -> Arc<Self> {
-        let live = Turnstile::new(Some(Live { ring, channel: None, held: None }));
-        Arc::new(Self { network: Arc::clone(network), grants: Arc::clone(grants), live })
+        let ring = ServedRing::new("an adapter", ring, None);
+        Arc::new(Self { network: Arc::clone(network), grants: Arc::clone(grants), ring })
     }
 
-    pub(super) fn set_channel(&self, channel: Arc<dyn Channel>) {
-        if let Some(live) = &mut *self.live.lock() {
-            live.channel = Some(channel);
-        }
-    }
-
-    /// Lets the ring and the channel go. Nothing is under way afterwards.
-    pub(super) fn disconnect(&self) {
-        let live = self.live.lock().take();
-        // Only now, without the lock: closing the channel takes those of the event channels.
-        drop(live);
-    }
-
-    /// Sends what the guest asks to send, and what it asks meanwhile, as long as that is not more
-    /// than a ring full.
-    fn serve(&self, live: &mut Live) -> Result<Progress, RingError> {
-        let Live { ring, channel: Some(channel), held } = live else { return Ok(Progress::Done) };
-        let mut left = ring.slots();
-        let mut waiting = ring.waiting()?;
-        loop {
-            while held.is_some() || waiting > 0 {
-                let frame = match held.take() {
-                    Some(frame) => frame,
-                    None => Frame::take(ring, &mut waiting, &mut left)?,
-                };
-                match self.send(&frame) {
-                    Ok(status) => frame.answer(ring, status)?,
-                    // The network says when there is room again; until then silence is right.
-                    Err(NoRoom) => {
-                        *held = Some(frame);
-                        if ring.publish()? {
-                            channel.notify();
-                        }
-                        return Ok(Progress::Done);
-                    }
-                }
-            }
-            if ring.publish()? {
-                channel.notify();
-            }
-            if left == 0 {
-                return Ok(Progress::More);
-            }
-            waiting = ring.ask_for_notification()?;
-            if waiting == 0 {
-                return Ok(Progress::Done);
-            }
-        }
+    /// The ring, to connect and disconnect it.
+    pub(super) fn ring(&self) -> &ServedRing<Option<Frame>> {
+        &self.ring
     }
 
     fn send(&self, frame: &Frame) -> Result<Status, NoRoom> {
@@ -125,10 +73,9 @@ impl Transmitter {
 
 impl Frame {
     /// Takes the requests of a frame out.
-    fn take(ring: &mut RequestRing, waiting: &mut u32, left: &mut u32) -> Result<Self, RingError> {
+    fn take(ring: &mut RequestRing, waiting: &mut u32) -> Result<Self, RingError> {
         let mut next = || {
             *waiting = waiting.checked_sub(1).ok_or(RingError::Requests)?;
-            *left = left.saturating_sub(1);
             let mut slot = [0; TRANSMIT_SLOT];
             ring.take(&mut slot)?;
             Ok::<_, RingError>(slot)
@@ -221,19 +168,22 @@ impl Frame {
 
 impl Notified for Transmitter {
     fn notified(&self) -> Progress {
-        let mut broken = None;
-        let progress = self.live.serve(|live| {
-            let Some(connected) = live else { return Progress::Done };
-            match self.serve(connected) {
-                Ok(progress) => progress,
-                Err(error) => {
-                    tracing::warn!("an adapter's ring of requests is served no more: {error}");
-                    broken = live.take();
-                    Progress::Done
+        self.ring.serve(|ring, mut waiting, held| {
+            while held.is_some() || waiting > 0 {
+                let frame = match held.take() {
+                    Some(frame) => frame,
+                    None => Frame::take(ring, &mut waiting)?,
+                };
+                match self.send(&frame) {
+                    Ok(status) => frame.answer(ring, status)?,
+                    // The network says when there is room again; until then silence is right.
+                    Err(NoRoom) => {
+                        *held = Some(frame);
+                        return Ok(Batch::Held);
+                    }
                 }
             }
-        });
-        drop(broken);
-        progress
+            Ok(Batch::Answered)
+        })
     }
 }
