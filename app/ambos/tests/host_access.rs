@@ -134,7 +134,7 @@ fn a_shared_directory_is_read_and_written() {
 set -e
 mount -t virtiofs files /mnt
 cd /mnt
-ls
+ls -1
 wc -c < data
 cp data sub/copy
 cmp data sub/copy && echo same
@@ -170,6 +170,7 @@ fn a_guest_stays_in_its_directories() {
 mkdir /mnt/a /mnt/b
 mount -t virtiofs files /mnt/a && mount -t virtiofs fixed /mnt/b
 cat /mnt/a/absolute /mnt/a/relative /mnt/a/directory/secret /mnt/a/../secret 2>&1 | grep -c 'No such'
+exec 2> /dev/null
 echo changed > /mnt/a/absolute; echo changed > /mnt/a/relative
 mknod /mnt/a/disk b 8 0 2>&1 | grep -o 'not permitted'
 cat /mnt/b/file

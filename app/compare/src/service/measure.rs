@@ -62,6 +62,8 @@ struct Run {
 #[derive(Debug, Default)]
 pub(crate) struct HostLoad {
     runs: Vec<Run>,
+    /// Why there are no more runs: the load's failure, and not the guest's.
+    failure: Option<String>,
 }
 
 impl HostLoad {
@@ -80,7 +82,10 @@ impl HostLoad {
         for _ in 0..service.load.repetitions {
             match run_on_host(service, port) {
                 Ok(run) => self.runs.push(run),
-                Err(reason) => return Some(Stop::Failed(reason)),
+                Err(reason) => {
+                    self.failure = Some(reason);
+                    break;
+                }
             }
         }
         Some(Stop::Done)
@@ -136,6 +141,9 @@ pub(crate) fn take(
         Place::Guest => guest_runs(&outcome.said),
         Place::Host => host.runs.clone(),
     };
+    if let Some(reason) = &host.failure {
+        return collected.fail(reason);
+    }
     let values: Result<Vec<f64>, String> = runs.iter().map(|run| value(service, run)).collect();
     let best = values.and_then(|values| {
         let best = values.into_iter().reduce(|a, b| match service.metric.better {
