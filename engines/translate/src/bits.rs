@@ -1,10 +1,11 @@
 //! BT, BTS, BTR and BTC of a bit in memory that a register names: it may lie anywhere around the
 //! operand.
 
-use crate::build::{Builder, Done, home_of};
+use crate::build::{Builder, Done};
 use crate::emit::{Mem, reg};
 use crate::layout;
 use crate::memory::Operand;
+use crate::scratch::home_of;
 use iced_x86::{Instruction, Mnemonic};
 
 impl Builder<'_> {

@@ -5,27 +5,27 @@
 //! them gets them loaded; what is loaded stays so until a scratch register is needed.
 
 use crate::apart;
-use crate::classify::{Action, class, classify};
+use crate::classify::{Action, classify};
 use crate::emit::{Code, Mem, reg};
 use crate::layout::{self, SetLayout};
 use crate::liveness;
-use crate::memory::{ColdProbe, Operand};
+use crate::memory::ColdProbe;
+use crate::flags::FlagsIn;
+use crate::plan::Plan;
+use crate::scratch::Scratch;
 use crate::site::{Kind, Site};
 use crate::statistics::Statistics;
 use crate::stubs::Stubs;
 use ambos_interpret::Cpu;
-use ambos_interpret::cpu::seg;
 use ambos_interpret::decode;
-use ambos_interpret::exec::native::Class;
 use ambos_interpret::mmu::SETS;
-use iced_x86::{
-    Code as Op, Decoder, DecoderError, DecoderOptions, Instruction, InstructionInfoFactory,
-    MemoryOperand, Mnemonic, OpAccess, OpKind, Register,
-};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, InstructionInfoFactory};
 use std::rc::Rc;
 
 /// Most instructions in a block.
 const MAX_BLOCK: usize = 48;
+/// Most conditional jumps that a block goes on after.
+const MAX_BRANCHES: usize = 6;
 /// Instructions looked at beyond a block for the life of flags.
 const PEEK: usize = 6;
 
@@ -43,6 +43,8 @@ pub(crate) struct Source<'a> {
     pub(crate) first_site: u32,
     /// Address of the attention word.
     pub(crate) attention: u64,
+    /// Whether operands may share probes.
+    pub(crate) groups: bool,
     /// Whether the block runs apart from others: see [`crate::Options::apart`].
     pub(crate) apart: bool,
 }
@@ -53,8 +55,8 @@ pub(crate) struct Built {
     /// Offsets of the entries in the code: from anywhere with the linear address in R10; from
     /// a later place in the same page; from an earlier one.
     pub(crate) entries: [u32; 3],
-    /// Offset of the code that leaves before the first instruction.
-    pub(crate) leave: u32,
+    /// Address of the code that leaves before the first instruction.
+    pub(crate) leave: u64,
     /// The places where it leaves.
     pub(crate) sites: Vec<Site>,
     /// Offset in the code and in the page of each instruction.
@@ -65,14 +67,8 @@ pub(crate) struct Built {
     pub(crate) guest_bytes: u32,
 }
 
-/// A guest register that has no host register of its own.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Home {
-    pub(crate) loaded: bool,
-    pub(crate) dirty: bool,
-}
-
 /// Code off the straight path that leaves at a site.
+#[derive(Clone, Copy)]
 struct Cold {
     displacement: u64,
     site: u32,
@@ -100,6 +96,8 @@ pub(crate) struct Far {
 /// The state of building one block.
 pub(crate) struct Builder<'a> {
     pub(crate) code: &'a mut Code,
+    /// Code off the straight path: what is run often stays together.
+    cold: &'a mut Code,
     /// All sets of the TLB, and the one in use where the block has got to.
     pub(crate) sets: &'a [SetLayout; SETS],
     pub(crate) set: SetLayout,
@@ -108,8 +106,12 @@ pub(crate) struct Builder<'a> {
     pub(crate) cpu: &'a mut Cpu,
     pub(crate) source: &'a Source<'a>,
     pub(crate) stubs: &'a Stubs,
-    info: InstructionInfoFactory,
-    pub(crate) homes: [Home; 2],
+    pub(crate) info: InstructionInfoFactory,
+    /// Which operands share probes.
+    pub(crate) plan: Plan,
+    /// Number of the current instruction.
+    pub(crate) index: usize,
+    pub(crate) scratch: Scratch,
     colds: Vec<Cold>,
     pub(crate) fars: Vec<Far>,
     built: Built,
@@ -119,50 +121,13 @@ pub(crate) struct Builder<'a> {
     current: Instruction,
     /// What is done with the instruction after it, if that is known.
     pub(crate) next_action: Option<Action>,
+    /// Where the guest's arithmetic flags are, and which of them are needed after the current instruction.
+    pub(crate) flags: FlagsIn,
+    pub(crate) live_after: u32,
+    /// Probes leave the guest's flags in the host's.
+    pub(crate) eager_flags: bool,
     /// The last instruction was STI: interrupts are held off during the current one.
     pub(crate) shadow: bool,
-}
-
-pub(crate) fn home_of(register: Register) -> Option<usize> {
-    if !register.is_gpr() {
-        return None;
-    }
-    match register.full_register() {
-        Register::R10 => Some(0),
-        Register::R11 => Some(1),
-        _ => None,
-    }
-}
-
-fn home_register(home: usize) -> u8 {
-    reg::R10 + home as u8
-}
-
-fn iced(register: u8) -> Register {
-    Register::RAX + u32::from(register)
-}
-
-/// Whether an operand is AH, CH, DH or BH, which no instruction with a REX prefix can name.
-fn names_high_byte(instruction: &Instruction) -> bool {
-    (0..instruction.op_count()).any(|index| {
-        instruction.op_kind(index) == OpKind::Register
-            && matches!(
-                instruction.op_register(index),
-                Register::AH | Register::CH | Register::DH | Register::BH
-            )
-    })
-}
-
-/// The instruction with its memory operand at `base`.
-fn with_base(instruction: &Instruction, base: Register) -> Instruction {
-    let mut copy = *instruction;
-    copy.set_segment_prefix(Register::None);
-    copy.set_memory_base(base);
-    copy.set_memory_index(Register::None);
-    copy.set_memory_index_scale(1);
-    copy.set_memory_displacement64(0);
-    copy.set_memory_displ_size(0);
-    copy
 }
 
 /// What came of an attempt at one instruction.
@@ -184,13 +149,13 @@ pub(crate) enum NoBlock {
     Undefined,
 }
 
-/// Builds the block.
+/// Builds the block, in two parts: the straight path and what lies off it.
 ///
 /// # Errors
 ///
 /// Why there is none.
 pub(crate) fn build(
-    code: &mut Code,
+    [code, cold]: [&mut Code; 2],
     cpu: &mut Cpu,
     counters: &mut Statistics,
     stubs: &Stubs,
@@ -202,6 +167,7 @@ pub(crate) fn build(
         Decoder::with_ip(64, &source.page[start..], source.linear, DecoderOptions::NONE);
     let mut instructions = Vec::with_capacity(16);
     let straddling = source.page.len() > 0x1000;
+    let mut branches = 0;
     let most = if straddling { 1 } else { MAX_BLOCK };
     while instructions.len() < most && decoder.can_decode() {
         let instruction = decoder.decode();
@@ -214,10 +180,10 @@ pub(crate) fn build(
             }
             action => action,
         };
-        let ends = matches!(
+        branches += usize::from(action == Action::Branch);
+        let ends = branches > MAX_BRANCHES || matches!(
             action,
-            Action::Branch
-                | Action::Jump
+            Action::Jump
                 | Action::Call
                 | Action::JumpTo
                 | Action::CallTo
@@ -236,6 +202,7 @@ pub(crate) fn build(
     let set_number = cpu.mmu_index.min(SETS - 1);
     let mut builder = Builder {
         code,
+        cold,
         sets,
         set: sets[set_number],
         set_number,
@@ -244,7 +211,9 @@ pub(crate) fn build(
         source,
         stubs,
         info: InstructionInfoFactory::new(),
-        homes: [Home::default(); 2],
+        plan: Plan::default(),
+        index: 0,
+        scratch: Scratch::default(),
         colds: Vec::new(),
         fars: Vec::new(),
         built: Built::default(),
@@ -252,14 +221,23 @@ pub(crate) fn build(
         length: 0,
         current: Instruction::default(),
         next_action: None,
+        flags: FlagsIn::Host,
+        live_after: liveness::ALL,
+        eager_flags: false,
         shadow: false,
     };
-    let live = builder.live(&instructions);
-    builder.head(live.first().copied().unwrap_or(liveness::ALL));
+    let needed = builder.live(&instructions);
+    if source.groups && !straddling {
+        let page = builder.page_base();
+        builder.plan = Plan::new(&instructions, &needed, page, &mut builder.info);
+    }
+    builder.head(needed.first().copied().unwrap_or(liveness::ALL));
     let mut ended = false;
-    for (index, (&(ref instruction, action), &live)) in instructions.iter().zip(&live).enumerate() {
+    for (index, &(ref instruction, action)) in instructions.iter().enumerate() {
+        builder.index = index;
+        builder.live_after = needed.get(index + 1).copied().unwrap_or(liveness::ALL);
         builder.next_action = instructions.get(index + 1).map(|&(_, action)| action);
-        ended = builder.instruction(instruction, action, live);
+        ended = builder.instruction(instruction, action, needed[index]);
         if ended {
             break;
         }
@@ -295,8 +273,14 @@ impl Builder<'_> {
         for (index, (instruction, action)) in instructions.iter().enumerate().rev() {
             live = match action {
                 Action::Interpret => liveness::ALL,
-                // What follows in the block has been looked at.
-                Action::Branch => live | instruction.rflags_read() & liveness::ALL,
+                // What follows the last one has been looked at.
+                Action::Branch => {
+                    let taken = match index + 1 == instructions.len() {
+                        true => 0,
+                        false => self.peek(instruction.near_branch_target()),
+                    };
+                    live | taken | instruction.rflags_read() & liveness::ALL
+                }
                 Action::Jump | Action::Call => live,
                 _ => liveness::before(instruction, live),
             };
@@ -405,36 +389,6 @@ impl Builder<'_> {
         self.set_number = number;
     }
 
-    /// Loads a homed register unless it is.
-    pub(crate) fn need(&mut self, home: usize) {
-        if !self.homes[home].loaded {
-            let register = home_register(home);
-            self.code.load(register, Mem::Gs(layout::gpr(register)));
-            self.homes[home].loaded = true;
-        }
-    }
-
-    /// Stores homed registers that changed.
-    pub(crate) fn flush(&mut self) {
-        for home in 0..2 {
-            if std::mem::take(&mut self.homes[home].dirty) {
-                let register = home_register(home);
-                self.code.store(Mem::Gs(layout::gpr(register)), register);
-            }
-        }
-    }
-
-    /// Gives both scratch registers free.
-    pub(crate) fn free_scratch(&mut self) {
-        self.flush();
-        self.forget_scratch();
-    }
-
-    /// The scratch registers no longer hold what they are home to, which has been stored.
-    pub(crate) fn forget_scratch(&mut self) {
-        self.homes = [Home::default(); 2];
-    }
-
     /// Translates one instruction; returns whether the block ends with it.
     fn instruction(&mut self, instruction: &Instruction, action: Action, live: u32) -> bool {
         self.offset = (instruction.ip() & 0xfff) as u16;
@@ -446,13 +400,21 @@ impl Builder<'_> {
         self.built.instructions += 1;
         self.built.guest_bytes += instruction.len() as u32;
         let first_site = self.built.sites.len();
-        let before =
-            (self.code.bytes.len(), self.homes, self.colds.len(), self.fars.len(), first_site);
+        self.probe_groups(live != 0);
+        let before = (
+            self.code.bytes.len(),
+            self.flags,
+            self.scratch,
+            self.colds.len(),
+            self.fars.len(),
+            self.built.sites.len(),
+        );
         let done = match self.attempt(instruction, action, live != 0) {
             Done::Refused => {
-                let (bytes, homes, colds, fars, sites) = before;
+                let (bytes, flags, scratch, colds, fars, sites) = before;
                 self.code.bytes.truncate(bytes);
-                self.homes = homes;
+                self.flags = flags;
+                self.scratch = scratch;
                 self.colds.truncate(colds);
                 self.fars.truncate(fars);
                 self.built.sites.truncate(sites);
@@ -480,47 +442,31 @@ impl Builder<'_> {
             Action::Address => self.address_of(instruction),
             Action::Push => self.push(instruction, flags_live),
             Action::Pop => {
-                self.free_scratch();
-                self.code.copy(reg::R10, reg::RSP);
-                let register = instruction.op0_register();
-                let operand = Operand { size: 8, write: false, flags_live };
-                self.probe(reg::R10, reg::R11, operand);
-                let number = register.number() as u8;
-                self.code.load(number, Mem::Sum(reg::R10, reg::R11));
-                if number != reg::RSP {
-                    self.code.lea(reg::RSP, Mem::Base(reg::RSP, 8));
-                }
-                if let Some(home) = home_of(register) {
-                    self.homes[home] = Home { loaded: true, dirty: true };
-                }
+                self.pop(instruction, flags_live);
                 Done::Next
             }
             Action::Leave => {
-                self.free_scratch();
-                self.code.copy(reg::R10, reg::RBP);
-                let operand = Operand { size: 8, write: false, flags_live };
-                self.probe(reg::R10, reg::R11, operand);
-                self.code.load(reg::R10, Mem::Sum(reg::R10, reg::R11));
-                self.code.lea(reg::RSP, Mem::Base(reg::RBP, 8));
-                self.code.copy(reg::RBP, reg::R10);
+                self.leave(flags_live);
                 Done::Next
             }
             Action::Branch => {
-                self.free_scratch();
+                self.flush();
                 let target = instruction.near_branch_target().wrapping_sub(self.page_base());
                 let condition = instruction.condition_code() as u8 - 1;
                 self.edge(target, Some(condition), 0);
+                if self.next_action.is_some() {
+                    return Done::Next;
+                }
                 self.edge(u64::from(self.offset) + u64::from(self.length), None, 0);
                 Done::End
             }
             Action::Jump => {
-                self.free_scratch();
+                self.flush();
                 let target = instruction.near_branch_target().wrapping_sub(self.page_base());
                 self.edge(target, None, 0);
                 Done::End
             }
             Action::Call => {
-                self.free_scratch();
                 self.push_return(flags_live);
                 let target = instruction.near_branch_target().wrapping_sub(self.page_base());
                 self.edge(target, None, -8);
@@ -544,25 +490,26 @@ impl Builder<'_> {
                 Done::End
             }
             Action::Return => {
-                self.free_scratch();
-                let release = match instruction.op_count() {
-                    0 => 8,
-                    _ => 8 + (instruction.immediate(0) & 0xffff) as i32,
-                };
-                self.code.copy(reg::R10, reg::RSP);
-                self.probe(reg::R10, reg::R11, Operand { size: 8, write: false, flags_live });
-                self.code.load(reg::R10, Mem::Sum(reg::R10, reg::R11));
-                self.code.lea(reg::RSP, Mem::Base(reg::RSP, release));
-                self.through_jump_cache(i64::from(release));
+                self.return_near(instruction, flags_live);
                 Done::End
             }
-            Action::System | Action::Interpret => self.system(instruction, flags_live),
+            Action::System | Action::Interpret => {
+                self.want_flags();
+                self.eager_flags = true;
+                let done = self.system(instruction, flags_live);
+                self.eager_flags = false;
+                // Whatever its parts did, it ends with the guest's flags in the host's.
+                self.flags = FlagsIn::Host;
+                done
+            }
         }
     }
 
     /// Leaves for the interpreter to run the instruction.
     fn interpret(&mut self) -> Done {
         self.free_scratch();
+        self.want_flags();
+        self.flags = FlagsIn::Host;
         self.counters.interpreted_sites += 1;
         if self.leave_to_interpreter() { Done::End } else { Done::Next }
     }
@@ -575,7 +522,8 @@ impl Builder<'_> {
         let start = offset - (self.source.linear & 0xfff) as usize;
         let lowered = decode::lower(self.cpu, &self.current, bytes, start);
         let goes_on = !lowered.ends_block;
-        let site = self.site(Kind::Interpret { op: Rc::new(lowered.op), goes_on });
+        let spanned = self.plan.spans(self.index);
+        let site = self.site(Kind::Interpret { op: Rc::new(lowered.op), goes_on, spanned });
         self.leave_at(site);
         lowered.ends_block
     }
@@ -591,267 +539,30 @@ impl Builder<'_> {
         }
     }
 
-    /// Computes the linear address of the memory operand into `first`; frees both scratch
-    /// registers. `false` if that cannot be done.
-    pub(crate) fn linear(&mut self, instruction: &Instruction, first: u8, second: u8) -> bool {
-        let (base, index) = (instruction.memory_base(), instruction.memory_index());
-        for register in [base, index] {
-            if let Some(home) = home_of(register) {
-                self.need(home);
-            }
-        }
-        self.free_scratch();
-        if base == Register::RIP {
-            let target = instruction.memory_displacement64();
-            if self.source.absolute {
-                self.code.constant(first, target);
-            } else {
-                let Ok(away) = i32::try_from(target.wrapping_sub(self.page_base()) as i64) else {
-                    return false;
-                };
-                self.code.load(first, Mem::Gs(layout::CODE_BASE));
-                self.code.lea(first, Mem::Base(first, away));
-            }
-        } else if base == Register::EIP {
-            return false;
-        } else if base == Register::None && index == Register::None {
-            self.code.constant(first, instruction.memory_displacement64());
-        } else {
-            let narrow = base.size() == 4 || index.size() == 4;
-            let full = |register: Register| {
-                if register == Register::None { register } else { register.full_register() }
-            };
-            let displacement = instruction.memory_displacement64();
-            let displacement =
-                if narrow { displacement as i32 as i64 } else { displacement as i64 };
-            let memory = MemoryOperand::new(
-                full(base),
-                full(index),
-                instruction.memory_index_scale(),
-                displacement,
-                1,
-                false,
-                Register::None,
-            );
-            let (code, to) = if narrow {
-                (Op::Lea_r32_m, Register::EAX + u32::from(first))
-            } else {
-                (Op::Lea_r64_m, iced(first))
-            };
-            let Ok(lea) = Instruction::with2(code, to, memory) else { return false };
-            if !self.code.instruction(&lea) {
-                return false;
-            }
-        }
-        let number = match instruction.memory_segment() {
-            Register::FS => seg::FS,
-            Register::GS => seg::GS,
-            _ => return true,
-        };
-        self.code.load(second, Mem::Gs(layout::segment_base(number)));
-        self.code.lea(first, Mem::Sum(first, second));
-        true
-    }
-
-    fn copy(&mut self, instruction: &Instruction, flags_live: bool) -> Done {
-        let class = class(instruction);
-        if self.cpu.check_class(class).is_err() {
-            return Done::Refused;
-        }
-        let memory =
-            (0..instruction.op_count()).find(|&index| instruction.op_kind(index) == OpKind::Memory);
-        let mut named = [false; 2];
-        for index in 0..instruction.op_count() {
-            if instruction.op_kind(index) == OpKind::Register
-                && let Some(home) = home_of(instruction.op_register(index))
-            {
-                named[home] = true;
-            }
-        }
-        // Whether each homed register operand is read and written.
-        let (mut read, mut written) = ([false; 2], [false; 2]);
-        let mut write_memory = false;
-        let info = self.info.info(instruction);
-        if let Some(index) = memory {
-            write_memory = !matches!(
-                info.op_access(index),
-                OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess | OpAccess::None
-            );
-        }
-        for used in info.used_registers() {
-            let Some(home) = home_of(used.register()) else { continue };
-            let partial = used.register().size() < 4;
-            match used.access() {
-                OpAccess::Read | OpAccess::CondRead => read[home] = true,
-                OpAccess::Write => {
-                    written[home] = true;
-                    read[home] |= partial;
-                }
-                _ => (read[home], written[home]) = (true, true),
-            }
-        }
-        if memory.is_none() {
-            for (home, _) in read.iter().enumerate().filter(|(_, read)| **read) {
-                self.need(home);
-            }
-            let may_fault = class != Class::General
-                || matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv);
-            if may_fault {
-                self.flush();
-            }
-            let offset = usize::from(self.offset);
-            let bytes = &self.source.page[offset..offset + instruction.len()];
-            self.code.raw(bytes);
-            for (home, _) in written.iter().enumerate().filter(|(_, written)| **written) {
-                self.homes[home] = Home { loaded: true, dirty: true };
-            }
-            return Done::Next;
-        }
-        if named == [true, true] || names_high_byte(instruction) {
-            let operand =
-                Operand { size: instruction.memory_size().size(), write: write_memory, flags_live };
-            return self.copy_through_displaced(instruction, operand, named, written);
-        }
-        let (first, second, home) = match named {
-            [true, true] => return Done::Refused,
-            [true, false] => (reg::R11, reg::R10, Some(0)),
-            [false, true] => (reg::R10, reg::R11, Some(1)),
-            [false, false] => (reg::R10, reg::R11, None),
-        };
-        if !self.linear(instruction, first, second) {
-            return Done::Refused;
-        }
-        let size = instruction.memory_size().size();
-        self.probe(first, second, Operand { size, write: write_memory, flags_live });
-        let mut copy = with_base(instruction, iced(first));
-        match home {
-            Some(home) => {
-                self.code.lea(first, Mem::Sum(first, second));
-                // The operand's access counts, not that of an address the register was part of.
-                let only_written = written[home] && !self.reads_operand(instruction, home);
-                if !only_written {
-                    self.code.load(second, Mem::Gs(layout::gpr(second)));
-                }
-                self.homes[home] = Home { loaded: true, dirty: written[home] };
-            }
-            None => copy.set_memory_index(iced(second)),
-        }
-        if self.code.instruction(&copy) { Done::Next } else { Done::Refused }
-    }
-
-    /// A copy whose operand neither R10 nor R11 can reach: a register that the instruction does not
-    /// use holds the address meanwhile.
-    fn copy_through_displaced(
-        &mut self,
-        instruction: &Instruction,
-        operand: Operand,
-        named: [bool; 2],
-        written: [bool; 2],
-    ) -> Done {
-        let used = self.info.info(instruction).used_registers();
-        let free = [Register::RSI, Register::RDI, Register::RBX, Register::RBP]
-            .into_iter()
-            .find(|&free| !used.iter().any(|used| used.register().full_register() == free));
-        let Some(free) = free else { return Done::Refused };
-        if !self.linear(instruction, reg::R10, reg::R11) {
-            return Done::Refused;
-        }
-        self.probe(reg::R10, reg::R11, operand);
-        self.code.lea(reg::R10, Mem::Sum(reg::R10, reg::R11));
-        let number = free.number() as u8;
-        self.code.store(Mem::Gs(layout::WAITING), number);
-        self.code.copy(number, reg::R10);
-        for (home, _) in named.iter().enumerate().filter(|(_, named)| **named) {
-            self.need(home);
-        }
-        if !self.code.instruction(&with_base(instruction, free)) {
-            return Done::Refused;
-        }
-        self.code.load(number, Mem::Gs(layout::WAITING));
-        for home in (0..2).filter(|&home| named[home] && written[home]) {
-            self.homes[home].dirty = true;
-        }
-        Done::Next
-    }
-
-    /// Whether a homed register operand is read: always, but for plain writes of all its bits.
-    fn reads_operand(&mut self, instruction: &Instruction, home: usize) -> bool {
-        let info = self.info.info(instruction);
-        (0..instruction.op_count()).any(|index| {
-            instruction.op_kind(index) == OpKind::Register
-                && home_of(instruction.op_register(index)) == Some(home)
-                && (info.op_access(index) != OpAccess::Write
-                    || instruction.op_register(index).size() < 4)
-        })
-    }
-
-    /// LEA: copied, unless it names the instruction pointer.
-    fn address_of(&mut self, instruction: &Instruction) -> Done {
-        let to = instruction.op0_register();
-        if instruction.memory_base() == Register::EIP {
-            return Done::Refused;
-        }
-        let rip = instruction.memory_base() == Register::RIP;
-        for register in [instruction.memory_base(), instruction.memory_index()] {
-            if let Some(home) = home_of(register) {
-                self.need(home);
-            }
-        }
-        if to.size() < 4
-            && let Some(home) = home_of(to)
-        {
-            self.need(home);
-        }
-        if rip {
-            let number = to.number() as u8;
-            if to.size() != 8 {
-                return Done::Refused;
-            }
-            let target = instruction.memory_displacement64();
-            if self.source.absolute {
-                self.code.constant(number, target);
-            } else {
-                let Ok(away) = i32::try_from(target.wrapping_sub(self.page_base()) as i64) else {
-                    return Done::Refused;
-                };
-                self.code.load(number, Mem::Gs(layout::CODE_BASE));
-                self.code.lea(number, Mem::Base(number, away));
-            }
-        } else {
-            let offset = usize::from(self.offset);
-            self.code.raw(&self.source.page[offset..offset + instruction.len()]);
-        }
-        if let Some(home) = home_of(to) {
-            self.homes[home] = Home { loaded: true, dirty: true };
-        }
-        Done::Next
-    }
-
     /// Emits what lies off the straight path.
     fn finish(&mut self) {
-        let base = self.code.here() - self.code.bytes.len() as u64;
         for far in std::mem::take(&mut self.fars) {
             let here = self.code.here();
             self.code.bind(far.displacement, here);
             self.offset = far.offset;
             self.far_edge(far.target, 0);
         }
-        let mut first = true;
-        for cold in std::mem::take(&mut self.colds) {
+        std::mem::swap(&mut self.code, &mut self.cold);
+        // The head's is the first.
+        self.built.leave = self.code.here();
+        let colds = std::mem::take(&mut self.colds);
+        for &Cold { displacement, site, kind } in &colds {
             let here = self.code.here();
-            if std::mem::take(&mut first) {
-                // The head's is the first.
-                self.built.leave = (here - base) as u32;
-            }
-            self.code.bind(cold.displacement, here);
-            match cold.kind {
-                ColdKind::Leave => self.leave_at(cold.site),
-                ColdKind::Probe(probe) => self.cold_probe(cold.site, probe),
+            self.cold.bind(displacement, here);
+            match kind {
+                ColdKind::Leave => self.leave_at(site),
+                ColdKind::Probe(probe) => self.cold_probe(site, probe),
                 ColdKind::Jump(set) => {
-                    self.note_site(cold.site);
+                    self.note_site(site);
                     self.code.jump(self.stubs.second.jump(set));
                 }
             }
         }
+        std::mem::swap(&mut self.code, &mut self.cold);
     }
 }

@@ -7,6 +7,9 @@ use ambos_hostcode::Arena;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
+/// Most places without a block that are remembered.
+const MAX_OTHERS: usize = 1 << 18;
+
 /// What identifies a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
@@ -19,6 +22,8 @@ pub(crate) struct Key {
     /// Guest-physical address, plus one, of the page in which the instruction ends, if that is another
     /// one; else zero.
     pub(crate) tail: u64,
+    /// Its memory operands may share probes.
+    pub(crate) groups: bool,
 }
 
 /// Multiplies and folds: keys are few words of well-spread addresses.
@@ -93,6 +98,12 @@ impl Block {
         self.map.iter().map(|&(_, offset)| offset)
     }
 
+    /// Offset in the page of the instruction before the one at `offset`.
+    pub(crate) fn offset_before(&self, offset: u16) -> Option<u16> {
+        let index = self.map.iter().position(|&(_, at)| at == offset)?;
+        Some(self.map.get(index.checked_sub(1)?)?.1)
+    }
+
     /// Offset in its page of the guest instruction that host address `pc` belongs to.
     pub(crate) fn guest_offset(&self, pc: u64) -> Option<u16> {
         let offset = u32::try_from(pc.checked_sub(self.start)?).ok()?;
@@ -128,6 +139,13 @@ impl Cache {
 
     /// Notes what is known of `key`.
     pub(crate) fn set(&mut self, key: Key, place: Place) {
+        if self.places.len() > self.blocks.len() + MAX_OTHERS {
+            // A guest may run through any number of places once.
+            self.places.retain(|_, place| matches!(place, Place::Block(_)));
+            for page in self.pages.values_mut() {
+                page.places.clear();
+            }
+        }
         self.places.insert(key, place);
     }
 
@@ -150,7 +168,7 @@ impl Cache {
             external,
             polling,
             body,
-            leave: start + u64::from(built.leave),
+            leave: built.leave,
             linear_page: absolute.then_some(key.linear_page),
             stale: false,
             sites: self.sites.len()..self.sites.len() + built.sites.len(),
@@ -172,7 +190,7 @@ impl Cache {
     /// Notes something else of a place of a page, until the page changes.
     pub(crate) fn add_place(&mut self, key: Key, page: (usize, u32), place: Place) {
         let (ram_page, version) = page;
-        self.places.insert(key, place);
+        self.set(key, place);
         self.pages
             .entry(ram_page)
             .or_insert_with(|| Page { version, blocks: Vec::new(), places: Vec::new() })
@@ -190,7 +208,9 @@ impl Cache {
     pub(crate) fn operand_site(&self, ready: u64) -> Option<&Site> {
         let block = &self.blocks[self.block_at(ready)? as usize];
         let sites = self.sites.get(block.sites.clone())?;
-        sites.iter().find(|site| matches!(site.kind, Kind::Miss { ready: at, .. } if at == ready))
+        sites.iter().find(|site| {
+            matches!(site.kind, Kind::Miss { ready: at, .. } | Kind::Group { ready: at, .. } if at == ready)
+        })
     }
 
     /// Drops the blocks of a page; returns how many. Jumps to them from outside the page must be

@@ -14,11 +14,12 @@ use crate::site::Kind;
 use crate::statistics::Statistics;
 use crate::stubs::{self, Stubs};
 use ambos_hostcode::guard::GuardedArea;
+use ambos_hostcode::arena::Region;
 use ambos_hostcode::{Arena, HostFault, Windows, mem, signals};
 use ambos_interpret::Cpu;
 use ambos_interpret::cpu::RIP;
 use ambos_interpret::exec::native::Class;
-use ambos_interpret::exit::Exit;
+use ambos_interpret::exit::{Exit, Fault};
 use ambos_interpret::fetch::CodePage;
 use ambos_interpret::mmu::{Access, BANKS, Bank, HostRange, SETS, Tlb, is_canonical};
 use ambos_memory::{GuestRam, PageFlags};
@@ -53,6 +54,8 @@ pub struct Translator {
     permissions: ([u64; 4], u32),
     /// What a run of one block did, where blocks run apart.
     pub(crate) run: Run,
+    /// The next block to be found is one whose operands do not share probes.
+    ungrouped: bool,
 
     // Dependencies.
     _guard: GuardedArea,
@@ -61,8 +64,8 @@ pub struct Translator {
     code: CodeBuffer,
 }
 
-/// The buffer that blocks are built in.
-struct CodeBuffer(Code);
+/// The buffers that blocks are built in: for the straight path, and for what lies off it.
+struct CodeBuffer([Code; 2]);
 
 impl std::fmt::Debug for CodeBuffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -111,12 +114,12 @@ impl Translator {
         };
         let head_size = windows.head_size();
         let mut head = SharedHead::new(Head { slots, cpu }, windows);
-        let mut arena = Arena::new(options.code_cache.max(1 << 20))?;
+        let mut arena = Arena::divided(options.code_cache.max(1 << 20))?;
         let mut code = Code::new();
-        code.start(arena.next_address() as u64);
+        code.start(arena.next(Region::Hot) as u64);
         let sets = std::array::from_fn(|set| SetLayout::new(head_size, set));
         let stubs = stubs::generate(&mut code, &sets);
-        if arena.push(&code.bytes).is_none() {
+        if arena.push(Region::Hot, &code.bytes).is_none() {
             return Err(TranslatorError::Areas);
         }
         head.slots.frame.recover = stubs.fault as usize;
@@ -135,7 +138,7 @@ impl Translator {
             options,
             perf_map,
             stubs,
-            stubs_size: arena.used(),
+            stubs_size: arena.used(Region::Hot),
             sets,
             attention_address,
             cache: Cache::default(),
@@ -144,10 +147,11 @@ impl Translator {
             jump_modes: [[0; SETS]; BANKS],
             permissions: ([u64::MAX; 4], 0),
             run: Run::default(),
+            ungrouped: false,
             _guard: guard,
             arena,
             head,
-            code: CodeBuffer(code),
+            code: CodeBuffer([code, Code::new()]),
         })
     }
 
@@ -207,6 +211,7 @@ impl Translator {
             linear_page: if absolute { rip & !0xfff } else { 0 },
             mode,
             tail: 0,
+            groups: !std::mem::take(&mut self.ungrouped),
         };
         let count = match self.cache.get(key) {
             Some(Place::Block(block)) => return Some(block),
@@ -215,7 +220,7 @@ impl Translator {
             Some(Place::Cold(count)) => count + 1,
             None => 1,
         };
-        if count <= self.options.threshold {
+        if count <= self.options.threshold && key.groups {
             self.cache.set(key, Place::Cold(count));
             return None;
         }
@@ -287,12 +292,15 @@ impl Translator {
                 block: self.cache.blocks.len() as u32,
                 first_site: self.cache.sites.len() as u32,
                 attention: self.attention_address,
+                groups: key.groups,
                 apart: self.options.apart,
             };
-            let start = self.arena.next_address() as u64;
-            self.code.0.start(start);
+            let [start, cold_start] = Region::ALL.map(|region| self.arena.next(region) as u64);
+            let [code, cold] = &mut self.code.0;
+            code.start(start);
+            cold.start(cold_start);
             let built = build::build(
-                &mut self.code.0,
+                [code, cold],
                 &mut self.head.cpu,
                 &mut self.statistics,
                 &self.stubs,
@@ -312,14 +320,18 @@ impl Translator {
                     return None;
                 }
             };
-            if self.arena.push(&self.code.0.bytes).is_some() {
+            let [length, cold_length] = self.code.0.each_ref().map(|code| code.bytes.len());
+            if self.arena.has_room([length, cold_length]) {
+                for (region, code) in Region::ALL.into_iter().zip(&self.code.0) {
+                    self.arena.push(region, &code.bytes);
+                }
                 self.statistics.blocks += 1;
                 self.statistics.instructions += u64::from(built.instructions);
                 self.statistics.guest_bytes += u64::from(built.guest_bytes);
-                self.statistics.host_bytes += self.code.0.bytes.len() as u64;
-                let length = self.code.0.bytes.len();
+                self.statistics.host_bytes += (length + cold_length) as u64;
                 if let Some(map) = &mut self.perf_map {
                     map.add(start, length, source.linear);
+                    map.add(cold_start, cold_length, source.linear);
                 }
                 return Some(self.cache.add(key, absolute, &versions, start, length, built));
             }
@@ -419,12 +431,13 @@ impl Translator {
         let set = self.head.cpu.mmu_index;
         let bank = self.head.cpu.tlb.current_bank();
         let rip = self.head.cpu.native.gpr[RIP];
-        let Block { external, mode, straddles } = {
+        let Block { external, mode, straddles, groups } = {
             let block = &self.cache.blocks[block as usize];
             let straddles = block.key.tail != 0;
-            Block { external: block.external, mode: block.key.mode, straddles }
+            let Key { mode, groups, .. } = block.key;
+            Block { external: block.external, mode, straddles, groups }
         };
-        if self.options.apart {
+        if self.options.apart || !groups {
             self.head.slots.scratch[0] = rip;
             return external;
         }
@@ -455,27 +468,27 @@ impl Translator {
                 self.head.cpu.native.gpr[RIP] = base.wrapping_add(u64::from(offset));
                 Next::Boundary
             }
-            Kind::Link { patch, target } => {
+            Kind::Link { patch, target, groups } => {
                 self.take_flags();
                 self.head.cpu.native.gpr[RIP] = base.wrapping_add(target);
+                if !groups {
+                    self.take_apart(block, offset);
+                }
                 if self.options.apart || !self.undisturbed() {
                     return Next::Boundary;
                 }
                 self.keep_current();
+                let flushes = self.statistics.flushes;
                 let Some(found) = self.find(platform) else { return Next::Boundary };
-                let backward = target <= u64::from(offset);
+                // Code without groups begins where code with them left off.
+                let backward = groups && target <= u64::from(offset);
                 let next = &self.cache.blocks[found as usize];
                 if next.key.tail != 0 {
                     return Next::Boundary;
                 }
                 let entry = if backward { next.polling } else { next.body };
                 // Translation may have flushed everything, and the page's code may have changed.
-                let valid = self
-                    .cache
-                    .blocks
-                    .get(block as usize)
-                    .is_some_and(|from| !from.stale && from.start < patch && patch < from.end);
-                if !valid {
+                if self.statistics.flushes != flushes || self.cache.blocks[block as usize].stale {
                     return Next::Boundary;
                 }
                 self.statistics.links += 1;
@@ -503,41 +516,64 @@ impl Translator {
                     None => Next::Boundary,
                 }
             }
-            Kind::Miss { in_r11, size, write, flags_in_rax, retry, .. } => {
+            Kind::Miss { in_r11, size, write, flags_kept, spanned, retry, .. } => {
                 self.statistics.tlb_misses += 1;
                 let (next, length) = (site.next, site.length);
                 let linear = self.head.slots.scratch[usize::from(in_r11)];
+                let changes = self.head.cpu.tlb.changes();
                 let outcome = self.fill(platform, linear, usize::from(size), write);
-                if outcome == Filled::Yes && !self.cache.blocks[block as usize].stale {
+                let stale = self.cache.blocks[block as usize].stale;
+                // What groups of operands have found must still be so.
+                let unchanged = !spanned || changes == self.head.cpu.tlb.changes();
+                if outcome == Filled::Yes && !stale && unchanged {
                     return Next::Continue(retry);
                 }
-                if flags_in_rax {
-                    self.set_arithmetic_flags(self.head.cpu.native.gpr[gpr::RAX]);
-                    self.head.cpu.native.gpr[gpr::RAX] = self.head.slots.saved_rax;
-                } else {
-                    self.take_flags();
-                }
+                self.take_flags_of_probe(flags_kept);
                 let rip = base.wrapping_add(u64::from(offset));
-                if let Filled::Fault(fault) = outcome {
-                    self.head.cpu.native.gpr[RIP] = rip;
-                    // The shadow of STI ends with a fault as well.
-                    self.head.cpu.interrupt_shadow = false;
-                    self.head.cpu.update_slow();
-                    return match self.head.cpu.deliver_fault(platform, fault) {
-                        Some(stop) => Next::Stop(stop),
-                        None => Next::Boundary,
-                    };
+                match outcome {
+                    Filled::Yes => {
+                        self.note_before(block, offset);
+                        self.head.cpu.native.gpr[RIP] = rip;
+                        return Next::Boundary;
+                    }
+                    Filled::Fault(fault) => return self.deliver(platform, rip, fault),
+                    Filled::No => {}
                 }
                 self.statistics.memory_interpreted += 1;
                 match self.interpret_at(platform, rip) {
-                    Next::Boundary if next != 0 => {
+                    Next::Boundary
+                        if next != 0 && (!spanned || changes == self.head.cpu.tlb.changes()) =>
+                    {
                         let expected = rip.wrapping_add(u64::from(length));
                         self.resume_if(block, expected, next)
                     }
                     other => other,
                 }
             }
-            Kind::Interpret { ref op, goes_on } => {
+            Kind::Group { first, write, flags_kept, retry, .. } => {
+                self.statistics.tlb_misses += 1;
+                let linear = self.head.slots.scratch[0];
+                let changes = self.head.cpu.tlb.changes();
+                let outcome = match first {
+                    Some((offset, size)) => {
+                        self.fill(platform, linear.wrapping_add(offset as u64), size, write)
+                    }
+                    None => self.fill_ahead(platform, linear, write),
+                };
+                let stale = self.cache.blocks[block as usize].stale;
+                if outcome == Filled::Yes && !stale && changes == self.head.cpu.tlb.changes() {
+                    return Next::Continue(retry);
+                }
+                self.take_flags_of_probe(flags_kept);
+                let rip = base.wrapping_add(u64::from(offset));
+                if let Filled::Fault(fault) = outcome {
+                    return self.deliver(platform, rip, fault);
+                }
+                self.head.cpu.native.gpr[RIP] = rip;
+                self.take_apart(block, offset);
+                Next::Boundary
+            }
+            Kind::Interpret { ref op, goes_on, spanned } => {
                 self.statistics.handled += 1;
                 let (op, next) = (Rc::clone(op), site.next);
                 self.take_flags();
@@ -549,18 +585,55 @@ impl Translator {
                 let rip = base.wrapping_add(u64::from(start));
                 self.head.cpu.native.gpr[RIP] = rip;
                 let mode = self.mode();
+                let changes = self.head.cpu.tlb.changes();
                 let events = self.head.cpu.events;
                 let stop = self.head.cpu.run_op(platform, &op);
                 self.note_interpreted(base.wrapping_add(u64::from(offset)), events);
                 if let Some(stop) = stop {
                     return Next::Stop(stop);
                 }
-                if goes_on && self.mode() == mode {
+                let unchanged = !spanned || changes == self.head.cpu.tlb.changes();
+                if goes_on && unchanged && self.mode() == mode {
                     self.resume_if(block, rip.wrapping_add(u64::from(op.end)), next)
                 } else {
                     Next::Boundary
                 }
             }
+        }
+    }
+
+    /// Takes the flags from where an exit of a probe left them.
+    fn take_flags_of_probe(&mut self, kept: bool) {
+        if kept {
+            self.set_arithmetic_flags(self.head.slots.kept_flags);
+        } else {
+            self.take_flags();
+        }
+    }
+
+    /// Has the rest of a block run without groups of operands, from the instruction at `offset` on.
+    fn take_apart(&mut self, block: u32, offset: u16) {
+        self.statistics.ungrouped += 1;
+        self.ungrouped = true;
+        self.note_before(block, offset);
+    }
+
+    /// Notes that the instruction at `offset` has not begun.
+    fn note_before(&mut self, block: u32, offset: u16) {
+        let base = self.page_of(block);
+        let before = self.cache.blocks[block as usize].offset_before(offset);
+        self.run.last = before.map(|offset| base.wrapping_add(u64::from(offset)));
+    }
+
+    /// Delivers the fault of the memory operand of the instruction at `rip`.
+    fn deliver(&mut self, platform: &mut dyn Platform, rip: u64, fault: Fault) -> Next {
+        self.head.cpu.native.gpr[RIP] = rip;
+        // The shadow of STI ends with a fault as well.
+        self.head.cpu.interrupt_shadow = false;
+        self.head.cpu.update_slow();
+        match self.head.cpu.deliver_fault(platform, fault) {
+            Some(stop) => Next::Stop(stop),
+            None => Next::Boundary,
         }
     }
 
@@ -618,6 +691,22 @@ impl Translator {
         cpu.leave_block = false;
         self.keep_current();
         outcome
+    }
+
+    /// Enters the translation of a page into the TLB if that has no effect that the guest could see
+    /// but an accessed bit, which a processor may set ahead of time as well.
+    fn fill_ahead(&mut self, platform: &mut dyn Platform, linear: u64, write: bool) -> Filled {
+        let cpu = &mut self.head.cpu;
+        let set = cpu.mmu_index;
+        let access = Access { user: cpu.mode.cpl == 3, ..Access::default() };
+        // A page that is writable and dirty becomes known as such.
+        let resolved = cpu.resolve(platform, linear & !0xfff, 0, set, access);
+        cpu.leave_block = false;
+        let cached = match write {
+            true => cpu.tlb.lookup_write(set, linear),
+            false => cpu.tlb.lookup_read(set, linear),
+        };
+        if resolved.is_ok() && cached.is_some() { Filled::Yes } else { Filled::No }
     }
 
     /// Serves a fault of the host in translated code: the interpreter runs the instruction, and
@@ -681,6 +770,7 @@ struct Block {
     external: u64,
     mode: u32,
     straddles: bool,
+    groups: bool,
 }
 
 /// Whether the TLB has a translation now.
@@ -688,7 +778,7 @@ struct Block {
 enum Filled {
     Yes,
     No,
-    Fault(ambos_interpret::exit::Fault),
+    Fault(Fault),
 }
 
 impl Engine for Translator {

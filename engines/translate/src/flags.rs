@@ -8,10 +8,12 @@ use crate::classify::Action;
 use crate::counts::Counted;
 use crate::emit::{Mem, reg};
 use crate::layout;
+use crate::liveness;
 use crate::memory::Operand;
 use crate::site::Kind;
 use ambos_interpret::mmu::Tlb;
 use ambos_x86::{Cr4, RFlags};
+use iced_x86::Instruction;
 
 /// Flags that PUSHF does not show.
 const HIDDEN: u64 = RFlags::RF.bits() | RFlags::VM.bits();
@@ -21,7 +23,62 @@ const ARITHMETIC: u32 = 0x8d5;
 const OR: u8 = 1;
 const AND: u8 = 4;
 
+/// Where the guest's arithmetic flags are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FlagsIn {
+    /// In the host's flags.
+    Host,
+    /// In memory; the host's hold something else.
+    Memory,
+    /// In both.
+    Both,
+}
+
 impl Builder<'_> {
+    /// Sees to it that the guest's flags, which are still needed, survive a probe. Changes `scratch`.
+    ///
+    /// They stay in memory over all probes, until something wants them: see [`Builder::want_flags`].
+    pub(crate) fn keep_flags(&mut self, scratch: u8) {
+        if self.flags == FlagsIn::Host {
+            self.counters.flag_saves += 1;
+            self.code.copy(scratch, reg::RAX);
+            // lahf; seto al
+            self.code.raw(&[0x9f, 0x0f, 0x90, 0xc0]);
+            self.code.store(Mem::Gs(layout::KEPT_FLAGS), reg::RAX);
+            self.code.copy(reg::RAX, scratch);
+        }
+        self.flags = FlagsIn::Memory;
+    }
+
+    /// Loads the host's flags from memory.
+    pub(crate) fn load_kept_flags(&mut self) {
+        self.code.store(Mem::Gs(layout::SAVED_RAX), reg::RAX);
+        self.code.load(reg::RAX, Mem::Gs(layout::KEPT_FLAGS));
+        self.restore_flags();
+    }
+
+    /// Sees to it that the host's flags are the guest's.
+    pub(crate) fn want_flags(&mut self) {
+        if self.flags == FlagsIn::Memory {
+            self.load_kept_flags();
+            self.flags = FlagsIn::Both;
+        }
+    }
+
+    /// Prepares the host's flags for the current instruction, which is about to be copied. If it may
+    /// fault they must be the guest's.
+    pub(crate) fn prepare_flags(&mut self, instruction: &Instruction, may_fault: bool) {
+        let modified = instruction.rflags_modified() & liveness::ALL;
+        let kept = self.live_after & !liveness::killed(instruction);
+        let read = instruction.rflags_read() & liveness::ALL;
+        if may_fault || read != 0 || modified != 0 && kept != 0 {
+            self.want_flags();
+        }
+        if modified != 0 {
+            self.flags = FlagsIn::Host;
+        }
+    }
+
     /// Saves the arithmetic flags in RAX.
     pub(crate) fn save_flags(&mut self) {
         self.code.store(Mem::Gs(layout::SAVED_RAX), reg::RAX);

@@ -4,6 +4,7 @@
 //! tail of the window is the bank in use.
 
 use crate::counts::{Counted, Counts};
+use crate::plan::GROUPS;
 use ambos_hostcode::ThunkFrame;
 use ambos_interpret::Cpu;
 use ambos_interpret::cpu::{Mode, NativeState};
@@ -25,6 +26,8 @@ pub(crate) struct Slots {
     pub(crate) scratch: [u64; 2],
     /// Arithmetic flags at an exit and at an entry: OF in bit 0, the others as LAHF has them.
     pub(crate) flags: u64,
+    /// The guest's arithmetic flags while the host's are used for something else, as in `flags`.
+    pub(crate) kept_flags: u64,
     /// The guest's RAX while the host's holds flags.
     pub(crate) saved_rax: u64,
     /// RCX while it is used to compare without flags.
@@ -41,6 +44,8 @@ pub(crate) struct Slots {
     pub(crate) code_base: u64,
     /// Where the pointers of a repeated string instruction will be.
     pub(crate) pointers: [u64; 2],
+    /// Host addresses of groups of operands.
+    pub(crate) groups: [u64; GROUPS],
     /// Masks of the index of a bit in an operand, by the logarithm of its bytes.
     pub(crate) bit_index: [u64; 4],
     /// Interceptions that translated code served itself.
@@ -70,6 +75,7 @@ slot!(HOST_RSP, host_rsp);
 slot!(TARGET, target);
 slot!(SCRATCH, scratch);
 slot!(FLAGS, flags);
+slot!(KEPT_FLAGS, kept_flags);
 slot!(SAVED_RAX, saved_rax);
 slot!(SAVED_RCX, saved_rcx);
 slot!(SPILLED_RAX, spilled_rax);
@@ -78,6 +84,7 @@ slot!(FOUND, found);
 slot!(SITE, site);
 slot!(CODE_BASE, code_base);
 slot!(POINTERS, pointers);
+slot!(GROUP_SLOTS, groups);
 slot!(BIT_INDEX, bit_index);
 slot!(COUNTS, counts);
 slot!(JUMP_MASK, jump_mask);
@@ -167,6 +174,11 @@ pub(crate) fn limit(number: usize) -> i32 {
 /// Attributes in the segment register `number`.
 pub(crate) fn attributes(number: usize) -> i32 {
     segment(number, offset_of!(Segment, attributes))
+}
+
+/// The host address of group `number` of a block.
+pub(crate) fn group(number: usize) -> i32 {
+    GROUP_SLOTS + number as i32 * 8
 }
 
 /// The count of `what`.

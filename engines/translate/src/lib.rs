@@ -9,6 +9,9 @@
 //! - [`dispatch`]: the loop, exits of translated code and how each goes on.
 //! - [`cache`]: which blocks there are; invalidation. [`site`]: the places where blocks leave.
 //! - [`build`]: from guest instructions to host code; [`classify`], [`liveness`], [`emit`].
+//! - [`copy`], [`stack`]: instructions that are copied; pushes, pops, calls and returns.
+//! - [`plan`], [`group`]: which memory operands share a probe, and how they do.
+//! - [`scratch`]: what the two scratch registers hold.
 //! - [`control`]: how blocks go on.
 //! - [`system`]: frequent system instructions; by subject [`flags`], [`segments`], [`syscalls`].
 //! - [`strings`], [`bits`]: string instructions, and bits that a register names.
@@ -25,19 +28,24 @@ mod build;
 mod cache;
 mod classify;
 mod control;
+mod copy;
 mod counts;
 mod dispatch;
 mod emit;
 mod flags;
+mod group;
 mod layout;
 mod liveness;
 mod memory;
 mod native;
 mod options;
 mod perf_map;
+mod plan;
+mod scratch;
 mod second;
 mod segments;
 mod site;
+mod stack;
 mod statistics;
 mod strings;
 mod stubs;

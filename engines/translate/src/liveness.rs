@@ -11,7 +11,7 @@ pub(crate) const ALL: u32 = RflagsBits::OF
     | RflagsBits::PF;
 
 /// Flags that an instruction certainly overwrites.
-fn killed(instruction: &Instruction) -> u32 {
+pub(crate) fn killed(instruction: &Instruction) -> u32 {
     let counted = matches!(
         instruction.mnemonic(),
         Mnemonic::Rol

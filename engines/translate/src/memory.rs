@@ -9,8 +9,11 @@
 use crate::build::{Builder, ColdKind};
 use crate::emit::{Mem, reg};
 use crate::layout;
+use crate::plan::{Address, Group};
+use crate::scratch::home_of;
 use crate::site::Kind;
 use ambos_interpret::mmu::ENTRIES;
+use iced_x86::{Code as Op, Instruction, MemoryOperand, Register};
 
 /// What an instruction does with a memory operand.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +26,19 @@ pub(crate) struct Operand {
     pub(crate) flags_live: bool,
 }
 
+/// What a probe looks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Check {
+    /// Bytes.
+    pub(crate) size: usize,
+    /// They may be written.
+    pub(crate) write: bool,
+    /// The flags hold something that is still needed.
+    pub(crate) flags_live: bool,
+    /// It is done for a group of operands.
+    pub(crate) group: Option<Group>,
+}
+
 /// A probe that the first level of the TLB may fail.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ColdProbe {
@@ -32,21 +48,76 @@ pub(crate) struct ColdProbe {
     cache: i32,
     /// Where to go on.
     ready: u64,
-    size: usize,
-    write: bool,
     set: usize,
+    /// Offset in the page of the instruction.
+    offset: u16,
+    check: Check,
 }
 
 impl Builder<'_> {
-    /// Emits the probe for the linear address in `first`.
+    /// Computes the linear address of the memory operand into `first`; frees both scratch
+    /// registers. `false` if that cannot be done.
+    pub(crate) fn linear(&mut self, instruction: &Instruction, first: u8, second: u8) -> bool {
+        let Some(address) = Address::of(instruction) else { return false };
+        self.compute(address, first, second)
+    }
+
+    /// Computes a linear address into `first`; frees both scratch registers. `false` if that
+    /// cannot be done.
+    pub(crate) fn compute(&mut self, address: Address, first: u8, second: u8) -> bool {
+        let Address { base, index, scale, displacement, segment, narrow } = address;
+        for register in [base, index] {
+            if let Some(home) = home_of(register) {
+                self.need(home);
+            }
+        }
+        self.free_scratch();
+        if base == Register::RIP {
+            let target = displacement as u64;
+            if self.source.absolute {
+                self.code.constant(first, target);
+            } else {
+                let Ok(away) = i32::try_from(target.wrapping_sub(self.page_base()) as i64) else {
+                    return false;
+                };
+                self.code.load(first, Mem::Gs(layout::CODE_BASE));
+                self.code.lea(first, Mem::Base(first, away));
+            }
+        } else if base == Register::None && index == Register::None {
+            self.code.constant(first, displacement as u64);
+        } else {
+            let memory =
+                MemoryOperand::new(base, index, scale, displacement, 1, false, Register::None);
+            let (code, to) = if narrow {
+                (Op::Lea_r32_m, Register::EAX + u32::from(first))
+            } else {
+                (Op::Lea_r64_m, Register::RAX + u32::from(first))
+            };
+            let Ok(lea) = Instruction::with2(code, to, memory) else { return false };
+            if !self.code.instruction(&lea) {
+                return false;
+            }
+        }
+        if let Some(number) = segment {
+            self.code.load(second, Mem::Gs(layout::segment_base(number)));
+            self.code.lea(first, Mem::Sum(first, second));
+        }
+        true
+    }
+
+    /// Emits the probe for the operand whose linear address is in `first`.
     pub(crate) fn probe(&mut self, first: u8, second: u8, operand: Operand) {
         let Operand { size, write, flags_live } = operand;
+        self.check(first, second, Check { size, write, flags_live, group: None });
+    }
+
+    /// Emits the probe for the linear address in `first`.
+    pub(crate) fn check(&mut self, first: u8, second: u8, check: Check) {
+        let Check { size, write, flags_live, group } = check;
         let cache = if write { self.set.write } else { self.set.read };
+        self.counters.probes += 1;
         if flags_live {
-            self.counters.flag_saves += 1;
-            self.code.store(Mem::Gs(layout::SAVED_RAX), reg::RAX);
-            // lahf; seto al
-            self.code.raw(&[0x9f, 0x0f, 0x90, 0xc0]);
+            self.keep_flags(second);
         }
         let retry = self.code.here();
         self.code.rorx(second, first, 8);
@@ -56,31 +127,67 @@ impl Builder<'_> {
         let miss = self.code.jump_if(7, 0);
         self.code.load(second, Mem::GsBase(second, cache + 8));
         let ready = self.code.here();
-        if flags_live {
-            // add al, 127; sahf
-            self.code.raw(&[0x04, 127, 0x9e]);
-            self.code.load(reg::RAX, Mem::Gs(layout::SAVED_RAX));
+        if self.eager_flags {
+            self.want_flags();
         }
         let in_r11 = first == reg::R11;
-        let kind =
-            Kind::Miss { in_r11, size: size as u8, write, flags_in_rax: flags_live, retry, ready };
+        let kind = match group {
+            None => Kind::Miss {
+                in_r11,
+                size: size as u8,
+                write,
+                flags_kept: flags_live,
+                spanned: self.plan.spans(self.index),
+                retry,
+                ready,
+            },
+            Some(Group { first, .. }) => {
+                Kind::Group { first, write, flags_kept: flags_live, retry, ready }
+            }
+        };
         let site = self.site(kind);
-        let cold = ColdProbe { in_r11, cache, ready, size, write, set: self.set_number };
+        let set = self.set_number;
+        let cold = ColdProbe { in_r11, cache, ready, set, offset: self.offset, check };
         self.cold(miss, site, ColdKind::Probe(cold));
     }
 
     /// Emits what a probe does off the straight path.
     pub(crate) fn cold_probe(&mut self, site: u32, probe: ColdProbe) {
-        let ColdProbe { in_r11, cache, ready, size, write, set } = probe;
+        let ColdProbe { in_r11, cache, ready, set, offset, check } = probe;
         let (first, second) = if in_r11 { (reg::R11, reg::R10) } else { (reg::R10, reg::R11) };
         // The address again.
         self.code.op(true, &[0x33], first, Mem::GsBase(second, cache));
-        match self.stubs.second.operand(set, write, in_r11, size) {
+        let mut size = check.size;
+        if check.group.is_some() {
+            // The second level knows but single bytes of groups.
+            size = 1;
+            self.code.copy(second, first);
+            self.code.and32(second, 0xfff);
+            self.code.cmp(second, 0x1000 - check.size as i32);
+            let inside = self.code.short_jump_if(6);
+            self.leave_group(offset, check.flags_live);
+            self.code.land(inside);
+        }
+        match self.stubs.second.operand(set, check.write, in_r11, size) {
             Some(stub) => {
                 self.code.address(second, ready);
                 self.code.jump(stub);
             }
             None => self.leave_at(site),
         }
+    }
+
+    /// Goes on in the translation without groups.
+    fn leave_group(&mut self, offset: u16, flags_live: bool) {
+        if flags_live {
+            self.load_kept_flags();
+        }
+        let patch = self.code.jump(0);
+        let here = self.code.here();
+        self.code.bind(patch, here);
+        let place = std::mem::replace(&mut self.offset, offset);
+        let site = self.site(Kind::Link { patch, target: u64::from(offset), groups: false });
+        self.offset = place;
+        self.leave_at(site);
     }
 }

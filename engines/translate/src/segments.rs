@@ -1,10 +1,11 @@
 //! Reading segment registers, and the bases of FS and GS.
 
-use crate::build::{Builder, Done, Home, home_of};
+use crate::build::{Builder, Done};
 use crate::counts::Counted;
 use crate::emit::{Mem, reg};
 use crate::layout;
 use crate::memory::Operand;
+use crate::scratch::home_of;
 use ambos_interpret::cpu::seg;
 use iced_x86::{Instruction, OpKind, Register};
 
@@ -13,7 +14,7 @@ impl Builder<'_> {
     /// its host register.
     pub(crate) fn overwrite(&mut self, register: Register) -> u8 {
         if let Some(home) = home_of(register) {
-            self.homes[home] = Home { loaded: true, dirty: true };
+            self.written(home);
         }
         register.number() as u8
     }

@@ -14,6 +14,8 @@ pub(crate) enum Kind {
         patch: u64,
         /// The successor's linear address, relative to the block's page.
         target: u64,
+        /// The successor is one whose operands may share probes.
+        groups: bool,
     },
     /// The end of the block, with the successor's linear address in R10.
     Indirect {
@@ -29,8 +31,24 @@ pub(crate) enum Kind {
         size: u8,
         /// It is written.
         write: bool,
-        /// RAX holds flags.
-        flags_in_rax: bool,
+        /// The flags are those that were kept in memory.
+        flags_kept: bool,
+        /// What a group of operands has found is used later.
+        spanned: bool,
+        /// Where to go on once the TLB has it.
+        retry: u64,
+        /// Where to go on with what the TLB has.
+        ready: u64,
+    },
+    /// The probe of a group of memory operands that the TLB does not have. The linear address of the
+    /// first byte is in R10.
+    Group {
+        /// Offset and bytes of the operand that comes next, if one does.
+        first: Option<(i32, usize)>,
+        /// Some are written.
+        write: bool,
+        /// The flags are those that were kept in memory.
+        flags_kept: bool,
         /// Where to go on once the TLB has it.
         retry: u64,
         /// Where to go on with what the TLB has.
@@ -42,6 +60,8 @@ pub(crate) enum Kind {
         op: Rc<Op>,
         /// The block goes on after it.
         goes_on: bool,
+        /// What a group of operands has found is used later.
+        spanned: bool,
     },
 }
 

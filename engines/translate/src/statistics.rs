@@ -9,6 +9,8 @@ pub struct Statistics {
     pub guest_bytes: u64,
     pub host_bytes: u64,
     pub interpreted_sites: u64,
+    pub probes: u64,
+    pub groups: u64,
     pub flag_saves: u64,
     pub entries: u64,
     pub links: u64,
@@ -21,22 +23,26 @@ pub struct Statistics {
     pub cold_blocks: u64,
     pub invalidated: u64,
     pub flushes: u64,
+    pub ungrouped: u64,
 }
 
 impl Statistics {
     /// The counters with English labels, in the order of a report.
-    pub fn table(&self) -> [(&'static str, u64); 17] {
+    pub fn table(&self) -> [(&'static str, u64); 20] {
         [
             ("blocks translated", self.blocks),
             ("guest instructions translated", self.instructions),
             ("bytes of guest code translated", self.guest_bytes),
             ("bytes of host code generated", self.host_bytes),
             ("instructions left to the interpreter in translated blocks", self.interpreted_sites),
-            ("memory operands that save flags", self.flag_saves),
+            ("probes of the TLB generated", self.probes),
+            ("probes for several memory operands", self.groups),
+            ("probes that save flags", self.flag_saves),
             ("entries into translated code", self.entries),
             ("blocks chained", self.links),
             ("jump cache misses", self.indirect_misses),
             ("TLB misses", self.tlb_misses),
+            ("groups of memory operands taken apart", self.ungrouped),
             ("memory operands served by the interpreter", self.memory_interpreted),
             ("instructions served by the interpreter in place", self.handled),
             ("exits for attention or stale code", self.polls),

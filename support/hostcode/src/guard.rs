@@ -207,13 +207,14 @@ extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut lib
 mod tests {
     use super::*;
     use crate::Arena;
+    use crate::arena::Region;
 
     #[test]
     fn a_fault_in_a_thunk_comes_back_as_a_value() {
         let mut arena = Arena::new(4096).unwrap();
         let _area = GuardedArea::new(arena.start(), arena.size()).unwrap();
         // push rdi; ud2 | recovery: pop rdi; ret
-        let at = arena.push(&[0x57, 0x0f, 0x0b, 0x5f, 0xc3]).unwrap();
+        let at = arena.push(Region::Hot, &[0x57, 0x0f, 0x0b, 0x5f, 0xc3]).unwrap();
         let mut frame = ThunkFrame { recover: at + 3, ..ThunkFrame::default() };
         // SAFETY: the bytes at `at` are a function of this type that keeps the guard's contract.
         let thunk: extern "sysv64" fn(*mut ThunkFrame) = unsafe { std::mem::transmute(at) };

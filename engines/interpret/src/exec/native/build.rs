@@ -3,6 +3,7 @@
 use super::{Class, MAX_OPERAND, MemoryUse};
 use crate::cpu::NativeState;
 use ambos_hostcode::Arena;
+use ambos_hostcode::arena::Region;
 use ambos_vcpu::VectorState;
 use iced_x86::{
     Code, CpuidFeature, Encoder, EncodingKind, Instruction, InstructionInfoFactory, MemoryOperand,
@@ -216,7 +217,7 @@ impl Plan {
     /// Generates the thunk into `arena`: addresses of entry and recovery code, or `None` if the
     /// arena is full.
     pub(super) fn push(&self, arena: &mut Arena) -> Option<(usize, usize)> {
-        let base = arena.next_address();
+        let base = arena.next(Region::Hot);
         let mut code = Emitter { encoder: Encoder::new(64), base: base as u64, length: 0 };
         let context = self.context;
         let at = |offset: usize| MemoryOperand::with_base_displ(context, offset as i64);
@@ -292,7 +293,7 @@ impl Plan {
             code.emit(Instruction::with1(Code::Pop_r64, register))?;
         }
         code.emit(Instruction::with(Code::Retnq))?;
-        let entry = arena.push(&code.encoder.take_buffer())?;
+        let entry = arena.push(Region::Hot, &code.encoder.take_buffer())?;
         debug_assert_eq!(entry, base);
         Some((entry, recover))
     }

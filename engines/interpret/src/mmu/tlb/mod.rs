@@ -77,6 +77,8 @@ pub struct Tlb {
     huge: bool,
     current: usize,
     switches: u64,
+    /// How often translations were dropped.
+    changes: u64,
 }
 
 /// Word and bit of the filter of large pages.
@@ -115,6 +117,7 @@ impl Tlb {
             huge: false,
             current: 0,
             switches: 0,
+            changes: 0,
         };
         for bank in 0..BANKS {
             for set in &mut tlb.bank_mut(bank).sets {
@@ -326,8 +329,14 @@ impl Tlb {
         }
     }
 
+    /// A number that changes whenever translations may have been dropped.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// Drops the write translations of a host page: writes to it must be looked at from now on.
     pub fn protect_host_page(&mut self, host_page: usize) {
+        self.changes += 1;
         for bank in 0..BANKS {
             for set in 0..SETS {
                 self.drop_entries(bank, set, Cache::Write, |entry| entry.value == host_page);
@@ -337,6 +346,7 @@ impl Tlb {
 
     /// Drops the write translation of `linear` in one set of a bank.
     pub(crate) fn drop_write(&mut self, bank: usize, set: usize, linear: u64) {
+        self.changes += 1;
         if set < SETS && bank < BANKS {
             Self::drop_page(&mut self.bank_mut(bank).sets[set], Cache::Write, linear & !0xfff);
         }
@@ -354,6 +364,7 @@ impl Tlb {
 
     /// Drops all write translations.
     pub fn protect_all(&mut self) {
+        self.changes += 1;
         for bank in 0..BANKS {
             for set in 0..SETS {
                 self.clear_cache(bank, set, Cache::Write);
@@ -363,6 +374,7 @@ impl Tlb {
 
     /// Empties a bank.
     fn clear(&mut self, bank: usize) {
+        self.changes += 1;
         self.banks[bank].local = false;
         for set in 0..SETS {
             for cache in Cache::ALL {
@@ -376,6 +388,7 @@ impl Tlb {
 
     /// Drops what is not global from a bank.
     fn clear_local(&mut self, bank: usize) {
+        self.changes += 1;
         if self.banks[bank].local {
             self.clear(bank);
             return;
@@ -405,6 +418,7 @@ impl Tlb {
 
     /// Drops the translations of the page of `linear`, in all address spaces.
     pub fn flush_page(&mut self, linear: u64) {
+        self.changes += 1;
         let (word, bit) = large_slot(linear);
         if self.huge || self.large[word] & bit != 0 {
             // The page may be a large one, cached in many parts.

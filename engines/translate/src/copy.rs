@@ -1,0 +1,261 @@
+//! Instructions that are copied, their memory operands rewritten.
+
+use crate::build::{Builder, Done};
+use crate::classify::class;
+use crate::emit::{Mem, reg};
+use crate::layout;
+use crate::memory::Operand;
+use crate::plan::{Member, Slot, writes_memory};
+use crate::scratch::home_of;
+use ambos_interpret::exec::native::Class;
+use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
+
+/// Whether an operand is AH, CH, DH or BH, which no instruction with a REX prefix can name.
+pub(crate) fn names_high_byte(instruction: &Instruction) -> bool {
+    (0..instruction.op_count()).any(|index| {
+        instruction.op_kind(index) == OpKind::Register
+            && matches!(
+                instruction.op_register(index),
+                Register::AH | Register::CH | Register::DH | Register::BH
+            )
+    })
+}
+
+/// The instruction with its memory operand at `base` plus `displacement`.
+fn with_base(instruction: &Instruction, base: Register, displacement: i32) -> Instruction {
+    let mut copy = *instruction;
+    copy.set_segment_prefix(Register::None);
+    copy.set_memory_base(base);
+    copy.set_memory_index(Register::None);
+    copy.set_memory_index_scale(1);
+    copy.set_memory_displacement64(i64::from(displacement) as u64);
+    copy.set_memory_displ_size(u32::from(displacement != 0));
+    copy
+}
+
+fn iced(register: u8) -> Register {
+    Register::RAX + u32::from(register)
+}
+
+/// What an instruction does to R10 and R11.
+#[derive(Debug, Clone, Copy, Default)]
+struct Homed {
+    /// Named as an operand.
+    named: [bool; 2],
+    /// Read, be it for an address, and written.
+    read: [bool; 2],
+    written: [bool; 2],
+}
+
+impl Homed {
+    fn each(which: [bool; 2]) -> impl Iterator<Item = usize> {
+        (0..2).filter(move |&home| which[home])
+    }
+}
+
+impl Builder<'_> {
+    fn homed(&mut self, instruction: &Instruction) -> Homed {
+        let mut homed = Homed::default();
+        for index in 0..instruction.op_count() {
+            if instruction.op_kind(index) == OpKind::Register
+                && let Some(home) = home_of(instruction.op_register(index))
+            {
+                homed.named[home] = true;
+            }
+        }
+        for used in self.info.info(instruction).used_registers() {
+            let Some(home) = home_of(used.register()) else { continue };
+            let partial = used.register().size() < 4;
+            match used.access() {
+                OpAccess::Read | OpAccess::CondRead => homed.read[home] = true,
+                OpAccess::Write => {
+                    homed.written[home] = true;
+                    homed.read[home] |= partial;
+                }
+                _ => (homed.read[home], homed.written[home]) = (true, true),
+            }
+        }
+        homed
+    }
+
+    pub(crate) fn copy(&mut self, instruction: &Instruction, flags_live: bool) -> Done {
+        let class = class(instruction);
+        if self.cpu.check_class(class).is_err() {
+            return Done::Refused;
+        }
+        let may_fault = class != Class::General
+            || matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv);
+        let memory =
+            (0..instruction.op_count()).find(|&index| instruction.op_kind(index) == OpKind::Memory);
+        let homed = self.homed(instruction);
+        let Some(memory) = memory else {
+            Homed::each(homed.read).for_each(|home| self.need(home));
+            if may_fault {
+                self.flush();
+            }
+            Homed::each(homed.written).for_each(|home| self.release(home));
+            self.prepare_flags(instruction, may_fault);
+            let offset = usize::from(self.offset);
+            let bytes = &self.source.page[offset..offset + instruction.len()];
+            self.code.raw(bytes);
+            Homed::each(homed.written).for_each(|home| self.written(home));
+            return Done::Next;
+        };
+        if let Some(member) = self.member(Slot::Operand) {
+            return self.copy_member(instruction, homed, member, may_fault);
+        }
+        let size = instruction.memory_size().size();
+        let write = writes_memory(self.info.info(instruction).op_access(memory));
+        let operand = Operand { size, write, flags_live };
+        let Homed { named, written, .. } = homed;
+        if named == [true, true] || names_high_byte(instruction) {
+            return self.copy_through_displaced(instruction, operand, homed, may_fault);
+        }
+        let (first, second, home) = match named {
+            [true, _] => (reg::R11, reg::R10, Some(0)),
+            [false, true] => (reg::R10, reg::R11, Some(1)),
+            [false, false] => (reg::R10, reg::R11, None),
+        };
+        if !self.linear(instruction, first, second) {
+            return Done::Refused;
+        }
+        self.probe(first, second, operand);
+        let mut copy = with_base(instruction, iced(first), 0);
+        match home {
+            Some(home) => {
+                self.code.lea(first, Mem::Sum(first, second));
+                // The operand's access counts, not that of an address the register was part of.
+                let only_written = written[home] && !self.reads_operand(instruction, home);
+                if !only_written {
+                    self.code.load(second, Mem::Gs(layout::gpr(second)));
+                }
+                self.reloaded(home, written[home]);
+            }
+            None => copy.set_memory_index(iced(second)),
+        }
+        self.prepare_flags(instruction, may_fault);
+        if self.code.instruction(&copy) { Done::Next } else { Done::Refused }
+    }
+
+    /// A copy whose operand is in a group.
+    fn copy_member(
+        &mut self,
+        instruction: &Instruction,
+        homed: Homed,
+        member: Member,
+        may_fault: bool,
+    ) -> Done {
+        let home = (0..2).find(|&home| homed.named[home]);
+        if let Some(home) = home
+            && (!homed.written[home] || self.reads_operand(instruction, home))
+        {
+            self.need(home);
+        }
+        if may_fault {
+            self.flush();
+        }
+        let base = self.hold(member.group, home);
+        if let Some(home) = home {
+            self.release(home);
+        }
+        self.prepare_flags(instruction, may_fault);
+        if !self.code.instruction(&with_base(instruction, iced(base), member.offset)) {
+            return Done::Refused;
+        }
+        if let Some(home) = home
+            && homed.written[home]
+        {
+            self.written(home);
+        }
+        Done::Next
+    }
+
+    /// A copy whose operand neither R10 nor R11 can reach: a register that the instruction does not
+    /// use holds the address meanwhile.
+    fn copy_through_displaced(
+        &mut self,
+        instruction: &Instruction,
+        operand: Operand,
+        homed: Homed,
+        may_fault: bool,
+    ) -> Done {
+        let used = self.info.info(instruction).used_registers();
+        let free = [Register::RSI, Register::RDI, Register::RBX, Register::RBP]
+            .into_iter()
+            .find(|&free| !used.iter().any(|used| used.register().full_register() == free));
+        let Some(free) = free else { return Done::Refused };
+        if !self.linear(instruction, reg::R10, reg::R11) {
+            return Done::Refused;
+        }
+        self.probe(reg::R10, reg::R11, operand);
+        self.code.lea(reg::R10, Mem::Sum(reg::R10, reg::R11));
+        let number = free.number() as u8;
+        self.code.store(Mem::Gs(layout::WAITING), number);
+        self.code.copy(number, reg::R10);
+        Homed::each(homed.named).for_each(|home| self.need(home));
+        self.prepare_flags(instruction, may_fault);
+        if !self.code.instruction(&with_base(instruction, free, 0)) {
+            return Done::Refused;
+        }
+        self.code.load(number, Mem::Gs(layout::WAITING));
+        for home in Homed::each(homed.named).filter(|&home| homed.written[home]) {
+            self.written(home);
+        }
+        Done::Next
+    }
+
+    /// Whether a homed register operand is read: always, but for plain writes of all its bits.
+    fn reads_operand(&mut self, instruction: &Instruction, home: usize) -> bool {
+        let info = self.info.info(instruction);
+        (0..instruction.op_count()).any(|index| {
+            instruction.op_kind(index) == OpKind::Register
+                && home_of(instruction.op_register(index)) == Some(home)
+                && (info.op_access(index) != OpAccess::Write
+                    || instruction.op_register(index).size() < 4)
+        })
+    }
+
+    /// LEA: copied, unless it names the instruction pointer.
+    pub(crate) fn address_of(&mut self, instruction: &Instruction) -> Done {
+        let to = instruction.op0_register();
+        if instruction.memory_base() == Register::EIP {
+            return Done::Refused;
+        }
+        let rip = instruction.memory_base() == Register::RIP;
+        for register in [instruction.memory_base(), instruction.memory_index()] {
+            if let Some(home) = home_of(register) {
+                self.need(home);
+            }
+        }
+        let home = home_of(to);
+        if let Some(home) = home {
+            if to.size() < 4 {
+                self.need(home);
+            }
+            self.release(home);
+        }
+        if rip {
+            let number = to.number() as u8;
+            if to.size() != 8 {
+                return Done::Refused;
+            }
+            let target = instruction.memory_displacement64();
+            if self.source.absolute {
+                self.code.constant(number, target);
+            } else {
+                let Ok(away) = i32::try_from(target.wrapping_sub(self.page_base()) as i64) else {
+                    return Done::Refused;
+                };
+                self.code.load(number, Mem::Gs(layout::CODE_BASE));
+                self.code.lea(number, Mem::Base(number, away));
+            }
+        } else {
+            let offset = usize::from(self.offset);
+            self.code.raw(&self.source.page[offset..offset + instruction.len()]);
+        }
+        if let Some(home) = home {
+            self.written(home);
+        }
+        Done::Next
+    }
+}

@@ -1,0 +1,42 @@
+//! Operands that share a probe: see [`crate::plan`].
+
+use crate::build::Builder;
+use crate::emit::{Mem, reg};
+use crate::memory::Check;
+use crate::plan::{Member, Slot};
+
+impl Builder<'_> {
+    /// The group that an access of the current instruction is in.
+    pub(crate) fn member(&self, slot: Slot) -> Option<Member> {
+        self.plan.member(self.index, slot)
+    }
+
+    /// Where a member is, through a scratch register other than the one to avoid.
+    pub(crate) fn reach(&mut self, member: Member, avoid: Option<usize>) -> Mem {
+        Mem::Base(self.hold(member.group, avoid), member.offset)
+    }
+
+    /// Emits the probes that stand before the current instruction.
+    pub(crate) fn probe_groups(&mut self, flags_live: bool) {
+        let groups: Vec<usize> = self.plan.probes_at(self.index).collect();
+        for number in groups {
+            let group = self.plan.groups[number];
+            // Its parts have been checked to fit.
+            let computed = self.compute(group.address, reg::R10, reg::R11);
+            debug_assert!(computed, "a group's address can be computed");
+            let check =
+                Check { size: group.span, write: group.write, flags_live, group: Some(group) };
+            self.check(reg::R10, reg::R11, check);
+            self.code.lea(reg::R11, Mem::Sum(reg::R10, reg::R11));
+            self.holds(1, number);
+            self.counters.groups += 1;
+        }
+    }
+
+    /// Loads a member of 64 bits into R10.
+    pub(crate) fn load_member(&mut self, member: Member) {
+        let from = self.reach(member, Some(0));
+        let to = self.take_scratch(0);
+        self.code.load(to, from);
+    }
+}

@@ -1,0 +1,602 @@
+//! Which memory operands of a block share one probe of the TLB.
+//!
+//! Operands whose addresses differ by a constant, such as the slots of a stack frame or the fields of a
+//! structure, lie in one page more often than not. They form a group: one probe checks the whole range
+//! of bytes that they span, and each then is a copied instruction relative to the host address that the
+//! probe found. A range that crosses into another page, or whose page the TLB does not have, is left to a
+//! second translation of the rest of the block, without groups; so a probe may stand earlier than its first
+//! operand, even before a branch, where no flags are alive, and may check for operands that a branch then
+//! skips.
+//!
+//! Addresses are compared as values: each register holds a numbered unknown plus a constant, and the
+//! numbers change when something else is written to the register.
+
+use crate::classify::Action;
+use crate::copy::names_high_byte;
+use crate::scratch::home_of;
+use ambos_interpret::cpu::seg;
+use iced_x86::{Code, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+
+/// Most groups in a block: each has a place for its host address.
+pub(crate) const GROUPS: usize = 32;
+/// Most bytes that a group spans. A range of that length crosses a page in one case of eight.
+const SPAN: i64 = 512;
+/// Clusters that an operand may still join.
+const OPEN: usize = 12;
+
+/// How the linear address of a memory operand comes about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Address {
+    /// 64-bit registers, or none; RIP where `displacement` is the address itself.
+    pub(crate) base: Register,
+    pub(crate) index: Register,
+    pub(crate) scale: u32,
+    pub(crate) displacement: i64,
+    /// Number of the segment whose base is added, if that is not flat.
+    pub(crate) segment: Option<usize>,
+    /// Only the low 32 bits of the sum count.
+    pub(crate) narrow: bool,
+}
+
+impl Address {
+    /// That of an instruction's memory operand, or `None` if it cannot be computed by LEA.
+    pub(crate) fn of(instruction: &Instruction) -> Option<Self> {
+        let (base, index) = (instruction.memory_base(), instruction.memory_index());
+        if base == Register::EIP {
+            return None;
+        }
+        let narrow = base.size() == 4 || index.size() == 4;
+        let full = |register: Register| match register {
+            Register::None | Register::RIP => register,
+            register => register.full_register(),
+        };
+        let displacement = instruction.memory_displacement64();
+        Some(Self {
+            base: full(base),
+            index: full(index),
+            scale: instruction.memory_index_scale(),
+            displacement: if narrow { displacement as i32 as i64 } else { displacement as i64 },
+            segment: match instruction.memory_segment() {
+                Register::FS => Some(seg::FS),
+                Register::GS => Some(seg::GS),
+                _ => None,
+            },
+            narrow,
+        })
+    }
+
+    /// `displacement` bytes from what a register points at.
+    pub(crate) fn at(base: Register, displacement: i64) -> Self {
+        Self { base, index: Register::None, scale: 1, displacement, segment: None, narrow: false }
+    }
+}
+
+/// Which of an instruction's two accesses to memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slot {
+    /// Its memory operand.
+    Operand,
+    /// The stack.
+    Stack,
+}
+
+/// An access to memory that is in a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// Number of the group.
+    pub(crate) group: usize,
+    /// Offset from the group's first byte.
+    pub(crate) offset: i32,
+}
+
+/// Accesses that share a probe.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Group {
+    /// The address of the first byte, where the probe stands.
+    pub(crate) address: Address,
+    /// Bytes from the first to the last.
+    pub(crate) span: usize,
+    /// The page must be one that may be written.
+    pub(crate) write: bool,
+    /// Number of the instruction of the last member.
+    pub(crate) last: usize,
+    /// Offset and bytes of the first member, if the probe stands right before it: then it faults where the
+    /// probe does.
+    pub(crate) first: Option<(i32, usize)>,
+}
+
+/// What is known of a register: an unknown and a constant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Value {
+    unknown: u32,
+    constant: i64,
+}
+
+/// The unknown part of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Origin {
+    base: Option<u32>,
+    index: Option<(u32, u32)>,
+    segment: Option<usize>,
+    /// The block's page.
+    page: bool,
+}
+
+/// What 16 registers hold.
+type Registers = [Value; 16];
+
+/// An access of an instruction.
+#[derive(Debug, Clone, Copy)]
+struct Access {
+    slot: Slot,
+    address: Address,
+    size: usize,
+    write: bool,
+}
+
+/// Accesses that may become a group.
+#[derive(Debug, Clone)]
+struct Cluster {
+    origin: Origin,
+    low: i64,
+    high: i64,
+    write: bool,
+    members: Vec<(usize, Slot, i64, usize)>,
+}
+
+/// The groups of a block.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) groups: Vec<Group>,
+    /// Before which instruction which group is probed for, in order.
+    probes: Vec<(usize, usize)>,
+    members: Vec<[Option<Member>; 2]>,
+}
+
+impl Plan {
+    /// The groups to probe for right before an instruction.
+    pub(crate) fn probes_at(&self, instruction: usize) -> impl Iterator<Item = usize> + '_ {
+        let start = self.probes.partition_point(|&(at, _)| at < instruction);
+        let rest = self.probes.get(start..).unwrap_or_default().iter();
+        rest.take_while(move |&&(at, _)| at == instruction).map(|&(_, group)| group)
+    }
+
+    /// Whether some group has been probed for before or at an instruction and is used at it or later.
+    pub(crate) fn spans(&self, instruction: usize) -> bool {
+        let end = self.probes.partition_point(|&(at, _)| at <= instruction);
+        self.probes[..end].iter().any(|&(_, group)| self.groups[group].last >= instruction)
+    }
+
+    /// The group that an access of an instruction is in.
+    pub(crate) fn member(&self, instruction: usize, slot: Slot) -> Option<Member> {
+        self.members.get(instruction)?[slot as usize]
+    }
+
+    /// Plans for a block at the page `page`, given the flags that are alive before each instruction.
+    pub(crate) fn new(
+        instructions: &[(Instruction, Action)],
+        live: &[u32],
+        page: u64,
+        info: &mut InstructionInfoFactory,
+    ) -> Self {
+        let mut planner = Planner {
+            page,
+            unknowns: 16,
+            registers: std::array::from_fn(|number| Value { unknown: number as u32, constant: 0 }),
+            before: Vec::with_capacity(instructions.len()),
+            open: Vec::new(),
+            closed: Vec::new(),
+        };
+        for (index, (instruction, action)) in instructions.iter().enumerate() {
+            planner.before.push(planner.registers);
+            if ends_groups(instructions, index) {
+                planner.barrier();
+            } else {
+                planner.instruction(index, instruction, *action, info);
+            }
+        }
+        planner.finish(instructions, live)
+    }
+}
+
+/// The state of planning.
+struct Planner {
+    page: u64,
+    unknowns: u32,
+    registers: Registers,
+    /// The registers before each instruction.
+    before: Vec<Registers>,
+    open: Vec<Cluster>,
+    closed: Vec<Cluster>,
+}
+
+/// Whether nothing of what was known of addresses holds after an instruction. After STI that is so for
+/// two: the state in which interrupts are held off must not reach another translation.
+fn ends_groups(instructions: &[(Instruction, Action)], index: usize) -> bool {
+    let (_, action) = instructions[index];
+    let held_off = index > 0 && instructions[index - 1].0.mnemonic() == Mnemonic::Sti;
+    held_off || matches!(action, Action::System | Action::Interpret)
+}
+
+fn number(register: Register) -> Option<usize> {
+    register.is_gpr64().then(|| register.number())
+}
+
+impl Planner {
+    fn barrier(&mut self) {
+        self.closed.append(&mut self.open);
+        for register in 0..16 {
+            self.forget(register);
+        }
+    }
+
+    fn instruction(
+        &mut self,
+        index: usize,
+        instruction: &Instruction,
+        action: Action,
+        info: &mut InstructionInfoFactory,
+    ) {
+        for access in accesses(instruction, action, info).into_iter().flatten() {
+            self.access(index, access);
+        }
+        self.transfer(instruction, action, info);
+    }
+
+    fn forget(&mut self, register: usize) {
+        self.unknowns += 1;
+        self.registers[register] = Value { unknown: self.unknowns, constant: 0 };
+    }
+
+    fn add(&mut self, register: usize, constant: i64) {
+        let value = &mut self.registers[register];
+        value.constant = value.constant.wrapping_add(constant);
+    }
+
+    /// What an instruction does to the registers.
+    fn transfer(
+        &mut self,
+        instruction: &Instruction,
+        action: Action,
+        info: &mut InstructionInfoFactory,
+    ) {
+        const RSP: usize = 4;
+        const RBP: usize = 5;
+        let to = number(instruction.op0_register());
+        match action {
+            Action::Skip | Action::Branch => {}
+            Action::Push => self.add(RSP, -8),
+            Action::Pop => {
+                self.add(RSP, 8);
+                if let Some(to) = to {
+                    self.forget(to);
+                }
+            }
+            Action::Leave => {
+                self.registers[RSP] = self.registers[RBP];
+                self.add(RSP, 8);
+                self.forget(RBP);
+            }
+            _ => match (known(instruction), to) {
+                (Some(Known::Add(constant)), Some(to)) => self.add(to, constant),
+                (Some(Known::Sum(from, constant)), Some(to)) => {
+                    self.registers[to] = self.registers[from];
+                    self.add(to, constant);
+                }
+                _ => {
+                    for used in info.info(instruction).used_registers() {
+                        let written = !matches!(
+                            used.access(),
+                            OpAccess::Read | OpAccess::CondRead | OpAccess::None
+                        );
+                        if written && used.register().is_gpr() {
+                            self.forget(used.register().full_register().number());
+                        }
+                    }
+                }
+            },
+        }
+    }
+
+    fn origin(&self, address: Address) -> Option<(Origin, i64)> {
+        if address.narrow {
+            return None;
+        }
+        let mut offset = address.displacement;
+        let mut origin =
+            Origin { base: None, index: None, segment: address.segment, page: false };
+        if address.base == Register::RIP {
+            offset = (address.displacement as u64).wrapping_sub(self.page) as i64;
+            origin.page = true;
+        } else {
+            if let Some(base) = number(address.base) {
+                let value = self.registers[base];
+                origin.base = Some(value.unknown);
+                offset = offset.wrapping_add(value.constant);
+            }
+            if let Some(index) = number(address.index) {
+                let value = self.registers[index];
+                origin.index = Some((value.unknown, address.scale));
+                let scaled = value.constant.wrapping_mul(i64::from(address.scale));
+                offset = offset.wrapping_add(scaled);
+            }
+        }
+        // What does not fit a displacement is not worth a thought.
+        i32::try_from(offset).ok()?;
+        Some((origin, offset))
+    }
+
+    fn access(&mut self, index: usize, access: Access) {
+        let Some((origin, low)) = self.origin(access.address) else { return };
+        let high = low + access.size as i64;
+        let member = (index, access.slot, low, access.size);
+        let joined = self.open.iter_mut().rev().find(|cluster| {
+            cluster.origin == origin
+                && (cluster.write || !access.write)
+                && cluster.high.max(high) - cluster.low.min(low) <= SPAN
+        });
+        if let Some(cluster) = joined {
+            cluster.low = cluster.low.min(low);
+            cluster.high = cluster.high.max(high);
+            cluster.members.push(member);
+            return;
+        }
+        if self.open.len() == OPEN {
+            let oldest = self.open.remove(0);
+            self.closed.push(oldest);
+        }
+        let members = vec![member];
+        self.open.push(Cluster { origin, low, high, write: access.write, members });
+    }
+
+    /// The address of a cluster's first byte before instruction `index`, if registers hold what it is
+    /// made of there.
+    fn address(&self, cluster: &Cluster, index: usize) -> Option<Address> {
+        let registers = &self.before[index];
+        let holder = |unknown: u32| {
+            let number = registers.iter().position(|value| value.unknown == unknown)?;
+            Some((Register::RAX + number as u32, registers[number].constant))
+        };
+        let Origin { base, index, segment, page } = cluster.origin;
+        let mut address = Address::at(Register::None, cluster.low);
+        address.segment = segment;
+        if page {
+            address.base = Register::RIP;
+            address.displacement = self.page.wrapping_add(cluster.low as u64) as i64;
+            return Some(address);
+        }
+        if let Some(base) = base {
+            let (register, constant) = holder(base)?;
+            address.base = register;
+            address.displacement = address.displacement.wrapping_sub(constant);
+        }
+        if let Some((index, scale)) = index {
+            let (register, constant) = holder(index)?;
+            if register == Register::RSP {
+                return None;
+            }
+            address.index = register;
+            address.scale = scale;
+            let scaled = constant.wrapping_mul(i64::from(scale));
+            address.displacement = address.displacement.wrapping_sub(scaled);
+        }
+        i32::try_from(address.displacement).ok()?;
+        Some(address)
+    }
+
+    fn finish(mut self, instructions: &[(Instruction, Action)], live: &[u32]) -> Plan {
+        self.closed.append(&mut self.open);
+        let mut plan = Plan { members: vec![[None; 2]; instructions.len()], ..Plan::default() };
+        for cluster in &self.closed {
+            let &[(begin, slot, low, size), ..] = cluster.members.as_slice() else { continue };
+            if plan.groups.len() == GROUPS {
+                break;
+            }
+            // Backwards from the first member to where no flags are alive.
+            let mut at = Some(begin);
+            while let Some(place) = at {
+                if live[place] == 0 && self.address(cluster, place).is_some() {
+                    break;
+                }
+                at = place.checked_sub(1).filter(|&before| !ends_groups(instructions, before));
+            }
+            let alone = cluster.members.len() == 1;
+            // One access alone gains only what saving flags costs.
+            if alone && (live[begin] == 0 || at.is_none()) {
+                continue;
+            }
+            let at = at.unwrap_or(begin);
+            let Some(address) = self.address(cluster, at) else { continue };
+            // The stack comes after the operand.
+            let is_first = at == begin
+                && (slot == Slot::Operand || instructions[begin].0.op0_kind() != OpKind::Memory);
+            let group = plan.groups.len();
+            plan.groups.push(Group {
+                address,
+                span: (cluster.high - cluster.low) as usize,
+                write: cluster.write,
+                last: cluster.members.last().map_or(begin, |member| member.0),
+                first: is_first.then_some(((low - cluster.low) as i32, size)),
+            });
+            plan.probes.push((at, group));
+            for &(index, slot, low, _) in &cluster.members {
+                let offset = (low - cluster.low) as i32;
+                plan.members[index][slot as usize] = Some(Member { group, offset });
+            }
+        }
+        plan.probes.sort_unstable();
+        plan
+    }
+}
+
+/// What an instruction leaves in its first operand, if that is known.
+enum Known {
+    /// What was there, plus a constant.
+    Add(i64),
+    /// What is in another register, plus a constant.
+    Sum(usize, i64),
+}
+
+fn known(instruction: &Instruction) -> Option<Known> {
+    Some(match instruction.code() {
+        Code::Add_rm64_imm8 | Code::Add_rm64_imm32 | Code::Add_RAX_imm32 => {
+            Known::Add(instruction.immediate(1) as i64)
+        }
+        Code::Sub_rm64_imm8 | Code::Sub_rm64_imm32 | Code::Sub_RAX_imm32 => {
+            Known::Add((instruction.immediate(1) as i64).wrapping_neg())
+        }
+        Code::Inc_rm64 => Known::Add(1),
+        Code::Dec_rm64 => Known::Add(-1),
+        Code::Mov_r64_rm64 | Code::Mov_rm64_r64
+            if instruction.op0_kind() == OpKind::Register
+                && instruction.op1_kind() == OpKind::Register =>
+        {
+            Known::Sum(number(instruction.op1_register())?, 0)
+        }
+        Code::Lea_r64_m if instruction.memory_index() == Register::None => Known::Sum(
+            number(instruction.memory_base())?,
+            instruction.memory_displacement64() as i64,
+        ),
+        _ => return None,
+    })
+}
+
+/// The accesses of an instruction that may be in a group.
+fn accesses(
+    instruction: &Instruction,
+    action: Action,
+    info: &mut InstructionInfoFactory,
+) -> [Option<Access>; 2] {
+    const WORD: usize = 8;
+    let stack = |displacement, write| {
+        let address = Address::at(Register::RSP, displacement);
+        Some(Access { slot: Slot::Stack, address, size: WORD, write })
+    };
+    let loaded = || {
+        if instruction.op0_kind() != OpKind::Memory {
+            return None;
+        }
+        let address = Address::of(instruction)?;
+        Some(Access { slot: Slot::Operand, address, size: WORD, write: false })
+    };
+    match action {
+        Action::Copy => [copied(instruction, info), None],
+        Action::Push => [loaded(), stack(-8, true)],
+        Action::Pop => [None, stack(0, false)],
+        Action::Leave => {
+            let address = Address::at(Register::RBP, 0);
+            [None, Some(Access { slot: Slot::Stack, address, size: WORD, write: false })]
+        }
+        Action::Call => [None, stack(-8, true)],
+        Action::CallTo => [loaded(), stack(-8, true)],
+        Action::JumpTo => [loaded(), None],
+        Action::Return => [None, stack(0, false)],
+        _ => [None, None],
+    }
+}
+
+/// The memory operand of a copied instruction.
+fn copied(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Option<Access> {
+    let memory =
+        (0..instruction.op_count()).find(|&index| instruction.op_kind(index) == OpKind::Memory)?;
+    // What is masked out does not fault.
+    let masked = instruction.op_mask() != Register::None
+        || matches!(
+            instruction.mnemonic(),
+            Mnemonic::Vmaskmovps | Mnemonic::Vmaskmovpd | Mnemonic::Vpmaskmovd | Mnemonic::Vpmaskmovq
+        );
+    let homed = (0..instruction.op_count())
+        .filter(|&index| instruction.op_kind(index) == OpKind::Register)
+        .filter_map(|index| home_of(instruction.op_register(index)));
+    let homes = homed.fold([false; 2], |mut homes, home| {
+        homes[home] = true;
+        homes
+    });
+    if masked || homes == [true, true] || names_high_byte(instruction) {
+        return None;
+    }
+    let write = writes_memory(info.info(instruction).op_access(memory));
+    let size = instruction.memory_size().size();
+    let address = Address::of(instruction)?;
+    (size != 0).then_some(Access { slot: Slot::Operand, address, size, write })
+}
+
+/// Whether memory that is accessed so must be one that may be written.
+pub(crate) fn writes_memory(access: OpAccess) -> bool {
+    !matches!(
+        access,
+        OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess | OpAccess::None
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::classify::classify;
+    use iced_x86::{Decoder, DecoderOptions};
+
+    fn plan(bytes: &[u8], live: &[u32]) -> Plan {
+        let decoder = Decoder::with_ip(64, bytes, 0x1000, DecoderOptions::NONE);
+        let instructions: Vec<_> =
+            decoder.into_iter().map(|instruction| (instruction, classify(&instruction))).collect();
+        assert_eq!(instructions.len(), live.len());
+        Plan::new(&instructions, live, 0x1000, &mut InstructionInfoFactory::new())
+    }
+
+    #[test]
+    fn pushes_and_slots_of_a_frame_are_one_group() {
+        // push rbp; mov rbp, rsp; push rbx; sub rsp, 16; mov [rsp], rax; mov rcx, [rbp-16]
+        let bytes = [
+            0x55, 0x48, 0x89, 0xe5, 0x53, 0x48, 0x83, 0xec, 0x10, 0x48, 0x89, 0x04, 0x24, 0x48,
+            0x8b, 0x4d, 0xf0,
+        ];
+        let plan = plan(&bytes, &[0; 6]);
+        assert_eq!(plan.groups.len(), 1);
+        let group = plan.groups[0];
+        assert_eq!((group.span, group.write, group.last), (32, true, 5));
+        assert_eq!(group.address, Address::at(Register::RSP, -32));
+        assert_eq!(group.first, Some((24, 8)));
+        let offset = |index, slot| plan.member(index, slot).map(|member| member.offset);
+        assert_eq!(offset(0, Slot::Stack), Some(24));
+        assert_eq!(offset(2, Slot::Stack), Some(16));
+        assert_eq!(offset(4, Slot::Operand), Some(0));
+        assert_eq!(offset(5, Slot::Operand), Some(8));
+        assert_eq!(plan.probes_at(0).collect::<Vec<_>>(), [0]);
+    }
+
+    #[test]
+    fn a_changed_register_is_another_address() {
+        // mov rax, [rbx]; mov rbx, [rax]; mov rcx, [rbx]
+        let plan = plan(&[0x48, 0x8b, 0x03, 0x48, 0x8b, 0x18, 0x48, 0x8b, 0x0b], &[0; 3]);
+        assert!(plan.groups.is_empty());
+    }
+
+    #[test]
+    fn writes_do_not_join_reads() {
+        // mov rax, [rbx]; mov [rbx+8], rax; mov rcx, [rbx+16]
+        let bytes = [0x48, 0x8b, 0x03, 0x48, 0x89, 0x43, 0x08, 0x48, 0x8b, 0x4b, 0x10];
+        let plan = plan(&bytes, &[0; 3]);
+        assert_eq!(plan.groups.len(), 1);
+        assert_eq!(plan.member(0, Slot::Operand), None);
+        assert_eq!(plan.probes_at(1).count(), 1);
+    }
+
+    #[test]
+    fn probes_stand_where_no_flags_are_alive() {
+        // cmp rax, rcx; mov rdx, [rbx]
+        let bytes = [0x48, 0x39, 0xc8, 0x48, 0x8b, 0x13];
+        let plan = plan(&bytes, &[0, 1]);
+        assert_eq!(plan.probes_at(0).count(), 1);
+        assert_eq!(plan.groups[0].first, None);
+        // mov rbx, rcx; mov rdx, [rbx]: the address is there before.
+        let copied = super::tests::plan(&[0x48, 0x89, 0xcb, 0x48, 0x8b, 0x13], &[0, 1]);
+        assert_eq!(copied.groups[0].address, Address::at(Register::RCX, 0));
+    }
+
+    #[test]
+    fn system_instructions_end_groups() {
+        // mov rax, [rbx]; cli; mov rcx, [rbx]
+        let plan = plan(&[0x48, 0x8b, 0x03, 0xfa, 0x48, 0x8b, 0x0b], &[0; 3]);
+        assert!(plan.groups.is_empty());
+    }
+}

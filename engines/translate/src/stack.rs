@@ -1,0 +1,201 @@
+//! Pushes and pops, calls and returns as far as they concern the stack, and targets in memory.
+
+use crate::build::{Builder, Done};
+use crate::emit::{Mem, reg};
+use crate::layout;
+use crate::memory::Operand;
+use crate::plan::Slot;
+use crate::scratch::home_of;
+use iced_x86::{Instruction, OpKind};
+
+impl Builder<'_> {
+    /// PUSH of 64 bits.
+    pub(crate) fn push(&mut self, instruction: &Instruction, flags_live: bool) -> Done {
+        let top = Operand { size: 8, write: true, flags_live };
+        let member = self.member(Slot::Stack);
+        match instruction.op0_kind() {
+            OpKind::Register => {
+                let register = instruction.op0_register();
+                let (number, home) = (register.number() as u8, home_of(register));
+                if let Some(member) = member {
+                    if let Some(home) = home {
+                        self.need(home);
+                    }
+                    let to = self.reach(member, home);
+                    self.code.store(to, number);
+                } else {
+                    self.free_scratch();
+                    let (first, second) = match home {
+                        Some(0) => (reg::R11, reg::R10),
+                        _ => (reg::R10, reg::R11),
+                    };
+                    self.code.lea(first, Mem::Base(reg::RSP, -8));
+                    self.probe(first, second, top);
+                    if let Some(home) = home {
+                        self.code.lea(first, Mem::Sum(first, second));
+                        self.need(home);
+                        self.code.store(Mem::Base(first, 0), second);
+                    } else {
+                        self.code.store(Mem::Sum(first, second), number);
+                    }
+                }
+            }
+            OpKind::Memory => {
+                if let Some(value) = self.member(Slot::Operand) {
+                    self.load_member(value);
+                    // What is in R10 is nothing to keep.
+                } else {
+                    if !self.linear(instruction, reg::R10, reg::R11) {
+                        return Done::Refused;
+                    }
+                    self.probe(reg::R10, reg::R11, Operand { write: false, ..top });
+                    self.code.load(reg::R10, Mem::Sum(reg::R10, reg::R11));
+                }
+                if let Some(member) = member {
+                    let to = self.reach(member, Some(0));
+                    self.code.store(to, reg::R10);
+                } else {
+                    self.free_scratch();
+                    self.code.store(Mem::Gs(layout::WAITING), reg::R10);
+                    self.code.lea(reg::R10, Mem::Base(reg::RSP, -8));
+                    self.probe(reg::R10, reg::R11, top);
+                    self.code.lea(reg::R10, Mem::Sum(reg::R10, reg::R11));
+                    self.code.load(reg::R11, Mem::Gs(layout::WAITING));
+                    self.code.store(Mem::Base(reg::R10, 0), reg::R11);
+                }
+            }
+            _ => {
+                let Ok(value) = i32::try_from(instruction.immediate(0) as i64) else {
+                    return Done::Refused;
+                };
+                let to = match member {
+                    Some(member) => self.reach(member, None),
+                    None => {
+                        self.probe_push(top);
+                        Mem::Sum(reg::R10, reg::R11)
+                    }
+                };
+                self.code.store_imm(to, value);
+            }
+        }
+        self.code.lea(reg::RSP, Mem::Base(reg::RSP, -8));
+        Done::Next
+    }
+
+    /// Probes for the word below the stack pointer.
+    fn probe_push(&mut self, top: Operand) {
+        self.free_scratch();
+        self.code.lea(reg::R10, Mem::Base(reg::RSP, -8));
+        self.probe(reg::R10, reg::R11, top);
+    }
+
+    /// The word that `register` points at, in the stack.
+    fn stack_word(&mut self, register: u8, avoid: Option<usize>, flags_live: bool) -> Mem {
+        if let Some(member) = self.member(Slot::Stack) {
+            return self.reach(member, avoid);
+        }
+        self.free_scratch();
+        self.code.copy(reg::R10, register);
+        self.probe(reg::R10, reg::R11, Operand { size: 8, write: false, flags_live });
+        Mem::Sum(reg::R10, reg::R11)
+    }
+
+    /// POP of 64 bits into a register.
+    pub(crate) fn pop(&mut self, instruction: &Instruction, flags_live: bool) {
+        let register = instruction.op0_register();
+        let (number, home) = (register.number() as u8, home_of(register));
+        let from = self.stack_word(reg::RSP, home, flags_live);
+        if let Some(home) = home {
+            self.release(home);
+        }
+        self.code.load(number, from);
+        if number != reg::RSP {
+            self.code.lea(reg::RSP, Mem::Base(reg::RSP, 8));
+        }
+        if let Some(home) = home {
+            self.written(home);
+        }
+    }
+
+    /// LEAVE.
+    pub(crate) fn leave(&mut self, flags_live: bool) {
+        let from = self.stack_word(reg::RBP, None, flags_live);
+        self.code.lea(reg::RSP, Mem::Base(reg::RBP, 8));
+        self.code.load(reg::RBP, from);
+    }
+
+    /// Pushes the address of the next instruction, where the block ends.
+    pub(crate) fn push_return(&mut self, flags_live: bool) {
+        let back = i32::from(self.offset) + i32::from(self.length);
+        let linear = self.page_base().wrapping_add(back as u64);
+        let to = match self.member(Slot::Stack) {
+            Some(member) => {
+                self.flush();
+                self.reach(member, Some(0))
+            }
+            None => {
+                self.probe_push(Operand { size: 8, write: true, flags_live });
+                Mem::Sum(reg::R10, reg::R11)
+            }
+        };
+        if self.source.absolute
+            && let Ok(value) = i32::try_from(linear as i64)
+        {
+            self.code.store_imm(to, value);
+        } else {
+            let to = match to {
+                Mem::Sum(first, second) => {
+                    self.code.lea(second, Mem::Sum(first, second));
+                    Mem::Base(second, 0)
+                }
+                to => to,
+            };
+            self.take_scratch(0);
+            self.next_address(reg::R10);
+            self.code.store(to, reg::R10);
+        }
+        self.code.lea(reg::RSP, Mem::Base(reg::RSP, -8));
+    }
+
+    /// RET: takes the address to go on at and goes there.
+    pub(crate) fn return_near(&mut self, instruction: &Instruction, flags_live: bool) {
+        let release = match instruction.op_count() {
+            0 => 8,
+            _ => 8 + (instruction.immediate(0) & 0xffff) as i32,
+        };
+        self.flush();
+        let from = self.stack_word(reg::RSP, None, flags_live);
+        self.code.load(reg::R10, from);
+        self.code.lea(reg::RSP, Mem::Base(reg::RSP, release));
+        self.through_jump_cache(i64::from(release));
+    }
+
+    /// Loads the target of an indirect jump or call into R10, where the block ends; `false` if that
+    /// cannot be done.
+    pub(crate) fn target(&mut self, instruction: &Instruction, flags_live: bool) -> bool {
+        if instruction.op0_kind() == OpKind::Register {
+            let register = instruction.op0_register();
+            if let Some(home) = home_of(register) {
+                self.need(home);
+            }
+            self.flush();
+            let number = register.number() as u8;
+            if number != reg::R10 {
+                self.take_scratch(0);
+                self.code.copy(reg::R10, number);
+            }
+            return true;
+        }
+        if let Some(member) = self.member(Slot::Operand) {
+            self.flush();
+            self.load_member(member);
+            return true;
+        }
+        if !self.linear(instruction, reg::R10, reg::R11) {
+            return false;
+        }
+        self.probe(reg::R10, reg::R11, Operand { size: 8, write: false, flags_live });
+        self.code.load(reg::R10, Mem::Sum(reg::R10, reg::R11));
+        true
+    }
+}
