@@ -368,6 +368,14 @@ impl Builder<'_> {
         number
     }
 
+    /// Notes where the code is that goes on without groups, for the probe of a group.
+    pub(crate) fn note_apart(&mut self, site: u32, address: u64) {
+        let index = (site - self.source.first_site) as usize;
+        if let Some(Site { kind: Kind::Group { apart, .. }, .. }) = self.built.sites.get_mut(index) {
+            *apart = address;
+        }
+    }
+
     /// Lets a jump lead to code that leaves at `site`.
     pub(crate) fn cold(&mut self, displacement: u64, site: u32, kind: ColdKind) {
         self.colds.push(Cold { displacement, site, kind });

@@ -204,13 +204,15 @@ impl Cache {
         (pc < self.blocks[index].end).then_some(index as u32)
     }
 
-    /// The site of the memory operand that goes on at `ready` with what the TLB has.
-    pub(crate) fn operand_site(&self, ready: u64) -> Option<&Site> {
+    /// Number of the site of the memory operand that goes on at `ready` with what the TLB has.
+    pub(crate) fn operand_site(&self, ready: u64) -> Option<usize> {
         let block = &self.blocks[self.block_at(ready)? as usize];
         let sites = self.sites.get(block.sites.clone())?;
-        sites.iter().find(|site| {
-            matches!(site.kind, Kind::Miss { ready: at, .. } | Kind::Group { ready: at, .. } if at == ready)
-        })
+        let found = sites.iter().position(|site| match site.kind {
+            Kind::Miss { ready: at, .. } | Kind::Group { ready: at, .. } => at == ready,
+            _ => false,
+        });
+        Some(block.sites.start + found?)
     }
 
     /// Drops the blocks of a page; returns how many. Jumps to them from outside the page must be

@@ -10,7 +10,7 @@ use crate::native::SharedHead;
 use crate::options::{Options, TranslatorError};
 use crate::perf_map::PerfMap;
 use crate::second;
-use crate::site::Kind;
+use crate::site::{Kind, Site};
 use crate::statistics::Statistics;
 use crate::stubs::{self, Stubs};
 use ambos_hostcode::guard::GuardedArea;
@@ -452,10 +452,11 @@ impl Translator {
 
     /// Serves an exit.
     fn serve(&mut self, platform: &mut dyn Platform, site: u32) -> Next {
-        let site = match site {
+        let number = match site {
             second::MISS => self.cache.operand_site(self.head.slots.found),
-            number => self.cache.sites.get(number as usize),
+            number => Some(number as usize),
         };
+        let site = number.and_then(|number| self.cache.sites.get(number));
         let Some(site) = site else { return self.serve_fault(platform) };
         let (block, offset) = (site.block, site.offset);
         let base = self.page_of(block);
@@ -571,6 +572,9 @@ impl Translator {
                 }
                 self.head.cpu.native.gpr[RIP] = rip;
                 self.take_apart(block, offset);
+                if outcome == Filled::No && !stale {
+                    self.count_failure(number);
+                }
                 Next::Boundary
             }
             Kind::Interpret { ref op, goes_on, spanned } => {
@@ -616,6 +620,20 @@ impl Translator {
         self.statistics.ungrouped += 1;
         self.ungrouped = true;
         self.note_before(block, offset);
+    }
+
+    /// Counts that a group was taken apart; if that is usual, its probe leads there at once.
+    fn count_failure(&mut self, number: Option<usize>) {
+        const USUAL: u32 = 16;
+        let site = number.and_then(|number| self.cache.sites.get_mut(number));
+        let Some(Site { kind: Kind::Group { failures, patch, apart, .. }, .. }) = site else {
+            return;
+        };
+        *failures += 1;
+        if *failures == USUAL {
+            let displacement = crate::emit::relative(*patch, *apart);
+            self.arena.patch(*patch as usize, &displacement);
+        }
     }
 
     /// Notes that the instruction at `offset` has not begun.

@@ -142,7 +142,9 @@ impl Builder<'_> {
                 ready,
             },
             Some(Group { first, .. }) => {
-                Kind::Group { first, write, flags_kept: flags_live, retry, ready }
+                let flags_kept = flags_live;
+                let (patch, apart, failures) = (miss, 0, 0);
+                Kind::Group { first, patch, apart, failures, write, flags_kept, retry, ready }
             }
         };
         let site = self.site(kind);
@@ -165,6 +167,8 @@ impl Builder<'_> {
             self.code.and32(second, 0xfff);
             self.code.cmp(second, 0x1000 - check.size as i32);
             let inside = self.code.short_jump_if(6);
+            let apart = self.code.here();
+            self.note_apart(site, apart);
             self.leave_group(offset, check.flags_live);
             self.code.land(inside);
         }

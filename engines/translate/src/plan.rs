@@ -5,8 +5,7 @@
 //! of bytes that they span, and each then is a copied instruction relative to the host address that the
 //! probe found. A range that crosses into another page, or whose page the TLB does not have, is left to a
 //! second translation of the rest of the block, without groups; so a probe may stand earlier than its first
-//! operand, even before a branch, where no flags are alive, and may check for operands that a branch then
-//! skips.
+//! operand, where no flags are alive, and may check for operands that a branch then skips.
 //!
 //! Addresses are compared as values: each register holds a numbered unknown plus a constant, and the
 //! numbers change when something else is written to the register.
@@ -17,6 +16,8 @@ use crate::scratch::home_of;
 use ambos_interpret::cpu::seg;
 use iced_x86::{Code, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 
+const RSP: usize = 4;
+const RBP: usize = 5;
 /// Most groups in a block: each has a place for its host address.
 pub(crate) const GROUPS: usize = 32;
 /// Most bytes that a group spans. A range of that length crosses a page in one case of eight.
@@ -120,6 +121,13 @@ struct Origin {
     segment: Option<usize>,
     /// The block's page.
     page: bool,
+}
+
+impl Origin {
+    /// Whether it is the stack pointer at the block's start.
+    fn is_stack(&self) -> bool {
+        self.base == Some(RSP as u32) && self.index.is_none()
+    }
 }
 
 /// What 16 registers hold.
@@ -260,8 +268,6 @@ impl Planner {
         action: Action,
         info: &mut InstructionInfoFactory,
     ) {
-        const RSP: usize = 4;
-        const RBP: usize = 5;
         let to = number(instruction.op0_register());
         match action {
             Action::Skip | Action::Branch => {}
@@ -398,7 +404,12 @@ impl Planner {
                 if live[place] == 0 && self.address(cluster, place).is_some() {
                     break;
                 }
-                at = place.checked_sub(1).filter(|&before| !ends_groups(instructions, before));
+                // What a branch decides is often whether a pointer may be used at all; not so the
+                // stack pointer.
+                at = place.checked_sub(1).filter(|&before| {
+                    !ends_groups(instructions, before)
+                        && (cluster.origin.is_stack() || instructions[before].1 != Action::Branch)
+                });
             }
             let alone = cluster.members.len() == 1;
             // One access alone gains only what saving flags costs.

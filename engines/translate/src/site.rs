@@ -45,6 +45,12 @@ pub(crate) enum Kind {
     Group {
         /// Offset and bytes of the operand that comes next, if one does.
         first: Option<(i32, usize)>,
+        /// Address of the displacement of the jump that is taken if the probe fails, and of code that goes
+        /// on without groups.
+        patch: u64,
+        apart: u64,
+        /// How often that was done.
+        failures: u32,
         /// Some are written.
         write: bool,
         /// The flags are those that were kept in memory.
