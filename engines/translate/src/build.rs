@@ -52,11 +52,18 @@ pub(crate) struct Source<'a> {
 /// A finished block.
 #[derive(Debug, Default)]
 pub(crate) struct Built {
-    /// Offsets of the entries in the code: from anywhere with the linear address in R10; from
-    /// a later place in the same page; from an earlier one.
-    pub(crate) entries: [u32; 3],
-    /// Address of the code that leaves before the first instruction.
-    pub(crate) leave: u64,
+    /// Addresses of the entries. From anywhere, with the linear address in R10 and the flags in memory.
+    pub(crate) external: u64,
+    /// Where that has noted the address.
+    pub(crate) arrived: u64,
+    /// From a later place in the same page: looks whether something wants attention.
+    pub(crate) polling: u64,
+    /// From an earlier place in the same page.
+    pub(crate) body: u64,
+    /// Addresses of code that leaves before the first instruction, with the flags in the host's and with
+    /// the flags in memory.
+    pub(crate) leave_near: u64,
+    pub(crate) leave_far: u64,
     /// The places where it leaves.
     pub(crate) sites: Vec<Site>,
     /// Offset in the code and in the page of each instruction.
@@ -86,11 +93,24 @@ pub(crate) enum ColdKind {
     Jump(usize),
 }
 
+/// What the entries need off the straight path.
+#[derive(Debug, Clone, Copy, Default)]
+struct Head {
+    /// Sites that leave before the first instruction, with the flags in the host's and in memory.
+    from_near: u32,
+    from_far: u32,
+    /// The block needs flags.
+    needs_flags: bool,
+    /// Displacement of the jump that is taken if something wants attention.
+    poll: u64,
+}
+
 /// A jump to another page off the straight path.
 pub(crate) struct Far {
     pub(crate) displacement: u64,
     pub(crate) target: u64,
     pub(crate) offset: u16,
+    pub(crate) flags: FlagsIn,
 }
 
 /// The state of building one block.
@@ -112,6 +132,7 @@ pub(crate) struct Builder<'a> {
     /// Number of the current instruction.
     pub(crate) index: usize,
     pub(crate) scratch: Scratch,
+    head: Head,
     colds: Vec<Cold>,
     pub(crate) fars: Vec<Far>,
     built: Built,
@@ -214,6 +235,7 @@ pub(crate) fn build(
         plan: Plan::default(),
         index: 0,
         scratch: Scratch::default(),
+        head: Head::default(),
         colds: Vec::new(),
         fars: Vec::new(),
         built: Built::default(),
@@ -318,31 +340,62 @@ impl Builder<'_> {
         decoder.last_error() == DecoderError::NoMoreBytes
     }
 
-    /// The entries.
+    /// The entries. `live` are the flags that the block needs.
     fn head(&mut self, live: u32) {
-        let base = self.code.here();
-        let offset = |here: u64| (here - base) as u32;
+        self.built.external = self.code.here();
         if !self.source.absolute {
             let back = -((self.source.linear & 0xfff) as i32);
             self.code.lea(reg::R11, Mem::Base(reg::R10, back));
             self.code.store(Mem::Gs(layout::CODE_BASE), reg::R11);
         }
-        self.built.entries[1] = offset(self.code.here());
-        let site = self.site(Kind::Entry);
-        self.poll(site, live != 0);
-        self.built.entries[2] = offset(self.code.here());
+        self.built.arrived = self.code.here();
+        self.head = Head {
+            from_near: self.site(Kind::Entry { flags_kept: false }),
+            from_far: self.site(Kind::Entry { flags_kept: true }),
+            needs_flags: live != 0,
+            poll: 0,
+        };
+        if live == 0 {
+            // Five bytes that a jump can replace.
+            self.code.raw(&[0x0f, 0x1f, 0x44, 0, 0]);
+            self.built.polling = self.code.here();
+        }
+        self.code.constant(reg::R10, self.source.attention);
+        // cmp dword ptr [r10], 0
+        self.code.raw(&[0x41, 0x83, 0x3a, 0]);
+        self.head.poll = self.code.jump_if(5, 0);
+        if live != 0 {
+            self.load_kept_flags(Some(reg::R11));
+        }
+        self.built.body = self.code.here();
+    }
+
+    /// What belongs to the entries off the straight path.
+    fn cold_head(&mut self) {
+        let Head { from_near, from_far, needs_flags, poll } = self.head;
+        self.built.leave_near = self.code.here();
+        self.leave_at(from_near);
+        self.built.leave_far = self.code.here();
+        self.leave_at(from_far);
+        let (near, far) = (self.built.leave_near, self.built.leave_far);
+        self.cold.bind(poll, if needs_flags { far } else { near });
+        if needs_flags {
+            self.built.polling = self.code.here();
+            let displacement = self.poll_with_flags();
+            self.code.bind(displacement, near);
+            self.code.jump(self.built.body);
+        }
     }
 
     /// Leaves at `site` if something wants attention. Changes R10.
-    pub(crate) fn poll(&mut self, site: u32, flags_live: bool) {
-        if !flags_live {
-            self.code.constant(reg::R10, self.source.attention);
-            // cmp dword ptr [r10], 0
-            self.code.raw(&[0x41, 0x83, 0x3a, 0]);
-            let displacement = self.code.jump_if(5, 0);
-            self.cold(displacement, site, ColdKind::Leave);
-            return;
-        }
+    pub(crate) fn poll(&mut self, site: u32) {
+        let displacement = self.poll_with_flags();
+        self.cold(displacement, site, ColdKind::Leave);
+    }
+
+    /// Looks whether something wants attention, without changing flags; returns the displacement of the jump
+    /// that is taken then. Changes R10.
+    fn poll_with_flags(&mut self) -> u64 {
         self.code.store(Mem::Gs(layout::SAVED_RCX), reg::RCX);
         self.code.constant(reg::R10, self.source.attention);
         // mov ecx, [r10]; jrcxz over the two instructions that leave
@@ -351,8 +404,8 @@ impl Builder<'_> {
         self.code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
         let displacement = self.code.jump(0);
         debug_assert_eq!(self.code.here() - here, 14);
-        self.cold(displacement, site, ColdKind::Leave);
         self.code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
+        displacement
     }
 
     /// Adds a site of the current instruction; returns its number.
@@ -438,7 +491,7 @@ impl Builder<'_> {
         }
         if shadowed && matches!(done, Done::Next) {
             self.end_shadow();
-            self.poll_after(true);
+            self.poll_after();
         }
         matches!(done, Done::End)
     }
@@ -502,7 +555,7 @@ impl Builder<'_> {
                 Done::End
             }
             Action::System | Action::Interpret => {
-                self.want_flags();
+                self.want_flags(self.idle());
                 self.eager_flags = true;
                 let done = self.system(instruction, flags_live);
                 self.eager_flags = false;
@@ -516,7 +569,7 @@ impl Builder<'_> {
     /// Leaves for the interpreter to run the instruction.
     fn interpret(&mut self) -> Done {
         self.free_scratch();
-        self.want_flags();
+        self.want_flags(self.idle());
         self.flags = FlagsIn::Host;
         self.counters.interpreted_sites += 1;
         if self.leave_to_interpreter() { Done::End } else { Done::Next }
@@ -553,11 +606,11 @@ impl Builder<'_> {
             let here = self.code.here();
             self.code.bind(far.displacement, here);
             self.offset = far.offset;
+            self.flags = far.flags;
             self.far_edge(far.target, 0);
         }
         std::mem::swap(&mut self.code, &mut self.cold);
-        // The head's is the first.
-        self.built.leave = self.code.here();
+        self.cold_head();
         let colds = std::mem::take(&mut self.colds);
         for &Cold { displacement, site, kind } in &colds {
             let here = self.code.here();

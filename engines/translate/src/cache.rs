@@ -76,13 +76,15 @@ pub(crate) struct Block {
     /// Address of the first host byte and the byte after the last.
     pub(crate) start: u64,
     pub(crate) end: u64,
-    /// Entry from anywhere, with the linear address in R10.
+    /// Entry from anywhere, with the linear address in R10 and the flags in memory.
     pub(crate) external: u64,
+    arrived: u64,
     /// Entry from a later place in the same page: looks whether something wants attention.
     pub(crate) polling: u64,
     /// Entry from an earlier place in the same page.
     pub(crate) body: u64,
-    leave: u64,
+    leave_near: u64,
+    leave_far: u64,
     /// Linear address of the page, where it is part of the code.
     pub(crate) linear_page: Option<u64>,
     /// The guest code changed.
@@ -160,15 +162,16 @@ impl Cache {
         built: Built,
     ) -> u32 {
         let number = self.blocks.len() as u32;
-        let [external, polling, body] = built.entries.map(|offset| start + u64::from(offset));
         self.blocks.push(Block {
             key,
             start,
             end: start + length as u64,
-            external,
-            polling,
-            body,
-            leave: built.leave,
+            external: built.external,
+            arrived: built.arrived,
+            polling: built.polling,
+            body: built.body,
+            leave_near: built.leave_near,
+            leave_far: built.leave_far,
             linear_page: absolute.then_some(key.linear_page),
             stale: false,
             sites: self.sites.len()..self.sites.len() + built.sites.len(),
@@ -230,9 +233,12 @@ impl Cache {
             {
                 self.places.remove(&block.key);
             }
-            for entry in [block.body, block.polling] {
+            let Block { leave_near, leave_far, .. } = *block;
+            let ways =
+                [(block.body, leave_near), (block.polling, leave_near), (block.arrived, leave_far)];
+            for (entry, leave) in ways {
                 let mut jump = [0xe9, 0, 0, 0, 0];
-                jump[1..].copy_from_slice(&relative(entry + 1, block.leave));
+                jump[1..].copy_from_slice(&relative(entry + 1, leave));
                 let patched = arena.patch(entry as usize, &jump);
                 debug_assert!(patched, "a block lies in the arena");
             }

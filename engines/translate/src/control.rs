@@ -4,12 +4,13 @@
 use crate::build::{Builder, ColdKind, Far};
 use crate::emit::{Mem, reg};
 use crate::layout;
+use crate::second;
 use crate::site::Kind;
 
 impl Builder<'_> {
     /// Goes on at `target`, relative to the page, if the condition holds.
     pub(crate) fn edge(&mut self, target: u64, condition: Option<u8>, stack: i64) {
-        self.want_flags();
+        self.want_flags(self.idle());
         // A straddling instruction depends on where the next page is mapped, as far ones do.
         let inside = target < 0x1000 && !self.straddles(target);
         match condition {
@@ -19,7 +20,8 @@ impl Builder<'_> {
                     let site = self.site(Kind::Link { patch: displacement, target, groups: true });
                     self.cold(displacement, site, ColdKind::Leave);
                 } else {
-                    self.fars.push(Far { displacement, target, offset: self.offset });
+                    let (offset, flags) = (self.offset, self.flags);
+                    self.fars.push(Far { displacement, target, offset, flags });
                 }
             }
             None if inside => {
@@ -51,29 +53,21 @@ impl Builder<'_> {
         self.through_jump_cache(stack);
     }
 
-    /// Goes on at the linear address in R10.
+    /// Goes on at the linear address in R10. Wherever that is finds the flags in memory: most code
+    /// overwrites them before it asks, and then nothing restores them.
     pub(crate) fn through_jump_cache(&mut self, stack: i64) {
-        self.want_flags();
         if self.shadow {
             // Where it leads looks whether something wants attention.
             self.end_shadow();
         }
+        self.keep_flags(reg::R11);
         let jumps = self.set.jumps;
-        self.code.rorx(reg::R11, reg::R10, 12);
-        self.code.lea(reg::R11, Mem::Sum(reg::R11, reg::R10));
-        self.code.pext(reg::R11, reg::R11, layout::JUMP_MASK);
-        self.code.lea(reg::R11, Mem::Sum(reg::R11, reg::R11));
-        self.code.store(Mem::Gs(layout::SAVED_RCX), reg::RCX);
-        self.code.load(reg::RCX, Mem::GsIndex8(reg::R11, jumps));
-        self.code.lea(reg::RCX, Mem::Sum(reg::RCX, reg::R10));
+        second::jump_slot(self.code, reg::R11, reg::R10);
+        self.code.compare(Mem::GsBase(reg::R11, jumps), reg::R10);
+        let miss = self.code.jump_if(5, 0);
         let site = self.site(Kind::Indirect { stack });
-        // jrcxz over the two instructions that leave
-        self.code.raw(&[0xe3, 14]);
-        self.code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
-        let displacement = self.code.jump(0);
-        self.cold(displacement, site, ColdKind::Jump(self.set_number));
-        self.code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
+        self.cold(miss, site, ColdKind::Jump(self.set_number));
         // jmp [entry's code]
-        self.code.op(false, &[0xff], 4, Mem::GsIndex8(reg::R11, jumps + 8));
+        self.code.op(false, &[0xff], 4, Mem::GsBase(reg::R11, jumps + 8));
     }
 }

@@ -94,7 +94,7 @@ impl Builder<'_> {
                 self.flush();
             }
             Homed::each(homed.written).for_each(|home| self.release(home));
-            self.prepare_flags(instruction, may_fault);
+            self.prepare_flags(instruction, may_fault, self.idle());
             let offset = usize::from(self.offset);
             let bytes = &self.source.page[offset..offset + instruction.len()];
             self.code.raw(bytes);
@@ -133,7 +133,7 @@ impl Builder<'_> {
             }
             None => copy.set_memory_index(iced(second)),
         }
-        self.prepare_flags(instruction, may_fault);
+        self.prepare_flags(instruction, may_fault, None);
         if self.code.instruction(&copy) { Done::Next } else { Done::Refused }
     }
 
@@ -158,7 +158,7 @@ impl Builder<'_> {
         if let Some(home) = home {
             self.release(home);
         }
-        self.prepare_flags(instruction, may_fault);
+        self.prepare_flags(instruction, may_fault, self.idle());
         if !self.code.instruction(&with_base(instruction, iced(base), member.offset)) {
             return Done::Refused;
         }
@@ -193,7 +193,7 @@ impl Builder<'_> {
         self.code.store(Mem::Gs(layout::WAITING), number);
         self.code.copy(number, reg::R10);
         Homed::each(homed.named).for_each(|home| self.need(home));
-        self.prepare_flags(instruction, may_fault);
+        self.prepare_flags(instruction, may_fault, None);
         if !self.code.instruction(&with_base(instruction, free, 0)) {
             return Done::Refused;
         }

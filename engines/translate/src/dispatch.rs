@@ -28,9 +28,6 @@ use ambos_x86::{Cr4, Efer, Vector, gpr, xstate};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Bits of a linear address that find an entry in a jump cache.
-const JUMP_MASK: u64 = ambos_interpret::mmu::JUMPS as u64 - 1;
-
 /// One vCPU that translates.
 #[derive(Debug)]
 pub struct Translator {
@@ -107,7 +104,6 @@ impl Translator {
         let mut cpu = Cpu::new(ram, attention)?;
         cpu.tlb = Box::new(Tlb::in_windows(Arc::clone(&windows)));
         let slots = Slots {
-            jump_mask: JUMP_MASK,
             bit_index: [7, 15, 31, 63],
             host_mxcsr: xstate::MXCSR_RESET,
             ..Slots::default()
@@ -415,7 +411,10 @@ impl Translator {
     /// Makes the state of the vCPU that of translated code.
     fn give_state(&mut self) {
         let rflags = self.head.cpu.native.rflags;
-        self.head.slots.flags = rflags >> 11 & 1 | (rflags & 0xd5 | 2) << 8;
+        let flags = rflags >> 11 & 1 | (rflags & 0xd5 | 2) << 8;
+        self.head.slots.flags = flags;
+        // An entry from anywhere looks for them here.
+        self.head.slots.kept_flags = flags;
         let gpr = &self.head.cpu.native.gpr;
         self.head.slots.scratch = [gpr[gpr::R10], gpr[gpr::R11]];
     }
@@ -462,10 +461,10 @@ impl Translator {
         let base = self.page_of(block);
         self.run.last = Some(base.wrapping_add(u64::from(offset)));
         match site.kind {
-            Kind::Entry => {
+            Kind::Entry { flags_kept } => {
                 self.run.last = None;
                 self.statistics.polls += 1;
-                self.take_flags();
+                self.take_flags_from(flags_kept);
                 self.head.cpu.native.gpr[RIP] = base.wrapping_add(u64::from(offset));
                 Next::Boundary
             }
@@ -499,7 +498,7 @@ impl Translator {
             }
             Kind::Indirect { stack } => {
                 self.statistics.indirect_misses += 1;
-                self.take_flags();
+                self.take_flags_from(true);
                 let target = self.head.slots.scratch[0];
                 if !is_canonical(target) {
                     // The instruction must fault: run it again.
@@ -529,7 +528,7 @@ impl Translator {
                 if outcome == Filled::Yes && !stale && unchanged {
                     return Next::Continue(retry);
                 }
-                self.take_flags_of_probe(flags_kept);
+                self.take_flags_from(flags_kept);
                 let rip = base.wrapping_add(u64::from(offset));
                 match outcome {
                     Filled::Yes => {
@@ -565,7 +564,7 @@ impl Translator {
                 if outcome == Filled::Yes && !stale && changes == self.head.cpu.tlb.changes() {
                     return Next::Continue(retry);
                 }
-                self.take_flags_of_probe(flags_kept);
+                self.take_flags_from(flags_kept);
                 let rip = base.wrapping_add(u64::from(offset));
                 if let Filled::Fault(fault) = outcome {
                     return self.deliver(platform, rip, fault);
@@ -606,8 +605,8 @@ impl Translator {
         }
     }
 
-    /// Takes the flags from where an exit of a probe left them.
-    fn take_flags_of_probe(&mut self, kept: bool) {
+    /// Takes the flags from where an exit left them: in memory for it, or kept in memory before.
+    fn take_flags_from(&mut self, kept: bool) {
         if kept {
             self.set_arithmetic_flags(self.head.slots.kept_flags);
         } else {

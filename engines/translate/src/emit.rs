@@ -22,8 +22,6 @@ pub(crate) enum Mem {
     Gs(i32),
     /// `gs:[base + disp]`.
     GsBase(u8, i32),
-    /// `gs:[index * 8 + disp]`.
-    GsIndex8(u8, i32),
     /// `[base + disp]`.
     Base(u8, i32),
     /// `[base + index]`.
@@ -78,10 +76,6 @@ impl Code {
                 self.raw(&[0x04 | reg, 0x25]);
                 self.raw(&disp.to_le_bytes());
             }
-            Mem::GsIndex8(index, disp) => {
-                self.raw(&[0x04 | reg, 0xc5 | (index & 7) << 3]);
-                self.raw(&disp.to_le_bytes());
-            }
             Mem::GsBase(base, disp) | Mem::Base(base, disp) => {
                 let small = i8::try_from(disp);
                 let mode = if small.is_ok() { 0x40 } else { 0x80 };
@@ -108,14 +102,13 @@ impl Code {
         let (base, index) = match mem {
             Mem::Gs(_) => (0, 0),
             Mem::GsBase(base, _) | Mem::Base(base, _) => (base, 0),
-            Mem::GsIndex8(index, _) => (0, index),
             Mem::Sum(base, index) | Mem::Scaled(base, index, _) => (base, index),
         };
         0x40 | u8::from(wide) << 3 | (reg >> 3) << 2 | (index >> 3) << 1 | base >> 3
     }
 
     fn prefix(&mut self, mem: Mem) {
-        if matches!(mem, Mem::Gs(_) | Mem::GsBase(..) | Mem::GsIndex8(..)) {
+        if matches!(mem, Mem::Gs(_) | Mem::GsBase(..)) {
             self.raw(&[0x65]);
         }
     }
@@ -176,6 +169,11 @@ impl Code {
         let r = if to >= 8 { 0 } else { 0x80 };
         let b = if from >= 8 { 0 } else { 0x20 };
         self.raw(&[0xc4, r | 0x40 | b | 3, 0xfb, 0xf0, 0xc0 | (to & 7) << 3 | from & 7, count]);
+    }
+
+    /// `cmp [mem], reg` on 64 bits.
+    pub(crate) fn compare(&mut self, mem: Mem, reg: u8) {
+        self.op(true, &[0x39], reg, mem);
     }
 
     /// `pext to, from, gs:[disp]`.
@@ -304,7 +302,7 @@ mod tests {
         assert_eq!(text(|c| c.lea(10, Mem::Scaled(10, 1, 3))), "lea (%r10,%rcx,8),%r10;");
         assert_eq!(text(|c| c.sarx(11, 3, 11)), "sarx %r11,%rbx,%r11;");
         assert_eq!(text(|c| c.sarx(11, 9, 10)), "sarx %r10,%r9,%r11;");
-        assert_eq!(text(|c| c.load(1, Mem::GsIndex8(11, 0x800))), "mov %gs:0x800(,%r11,8),%rcx;");
+        assert_eq!(text(|c| c.compare(Mem::GsBase(11, 0x800), 10)), "cmp %r10,%gs:0x800(%r11);");
         assert_eq!(text(|c| c.rorx(10, 11, 8)), "rorx $8,%r11,%r10;");
         assert_eq!(text(|c| c.pext(11, 10, 0x40)), "pext %gs:0x40,%r10,%r11;");
         assert_eq!(text(|c| c.and32(11, 0x3ff0)), "and $0x3FF0,%r11d;");

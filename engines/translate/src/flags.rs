@@ -50,29 +50,42 @@ impl Builder<'_> {
         self.flags = FlagsIn::Memory;
     }
 
-    /// Loads the host's flags from memory.
-    pub(crate) fn load_kept_flags(&mut self) {
-        self.code.store(Mem::Gs(layout::SAVED_RAX), reg::RAX);
+    /// Loads the host's flags from memory, with the help of a scratch register or, slower, of memory.
+    pub(crate) fn load_kept_flags(&mut self, scratch: Option<u8>) {
+        match scratch {
+            Some(scratch) => self.code.copy(scratch, reg::RAX),
+            None => self.code.store(Mem::Gs(layout::SAVED_RAX), reg::RAX),
+        }
         self.code.load(reg::RAX, Mem::Gs(layout::KEPT_FLAGS));
-        self.restore_flags();
+        // add al, 127; sahf
+        self.code.raw(&[0x04, 127, 0x9e]);
+        match scratch {
+            Some(scratch) => self.code.copy(reg::RAX, scratch),
+            None => self.code.load(reg::RAX, Mem::Gs(layout::SAVED_RAX)),
+        }
     }
 
-    /// Sees to it that the host's flags are the guest's.
-    pub(crate) fn want_flags(&mut self) {
+    /// Sees to it that the host's flags are the guest's. `scratch` is a free register.
+    pub(crate) fn want_flags(&mut self, scratch: Option<u8>) {
         if self.flags == FlagsIn::Memory {
-            self.load_kept_flags();
+            self.load_kept_flags(scratch);
             self.flags = FlagsIn::Both;
         }
     }
 
     /// Prepares the host's flags for the current instruction, which is about to be copied. If it may
-    /// fault they must be the guest's.
-    pub(crate) fn prepare_flags(&mut self, instruction: &Instruction, may_fault: bool) {
+    /// fault they must be the guest's. `scratch` is a free register.
+    pub(crate) fn prepare_flags(
+        &mut self,
+        instruction: &Instruction,
+        may_fault: bool,
+        scratch: Option<u8>,
+    ) {
         let modified = instruction.rflags_modified() & liveness::ALL;
         let kept = self.live_after & !liveness::killed(instruction);
         let read = instruction.rflags_read() & liveness::ALL;
         if may_fault || read != 0 || modified != 0 && kept != 0 {
-            self.want_flags();
+            self.want_flags(scratch);
         }
         if modified != 0 {
             self.flags = FlagsIn::Host;
@@ -181,13 +194,13 @@ impl Builder<'_> {
     }
 
     /// Leaves after the current instruction if something wants attention.
-    pub(crate) fn poll_after(&mut self, flags_live: bool) {
+    pub(crate) fn poll_after(&mut self) {
         self.free_scratch();
         let (offset, length) = (self.offset, self.length);
         self.offset += u16::from(length);
-        let site = self.site(Kind::Entry);
+        let site = self.site(Kind::Entry { flags_kept: false });
         self.offset = offset;
-        self.poll(site, flags_live);
+        self.poll(site);
     }
 
     /// STAC, or CLAC: with SMAP the rest of the block finds its operands in another set.
@@ -264,6 +277,6 @@ impl Builder<'_> {
         self.restore_flags();
         self.code.lea(reg::RSP, Mem::Base(reg::RSP, 8));
         // Newly allowed interrupts must be seen.
-        self.poll_after(true);
+        self.poll_after();
     }
 }

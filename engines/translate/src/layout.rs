@@ -50,8 +50,6 @@ pub(crate) struct Slots {
     pub(crate) bit_index: [u64; 4],
     /// Interceptions that translated code served itself.
     pub(crate) counts: Counts,
-    /// Mask that selects the index into a jump cache.
-    pub(crate) jump_mask: u64,
     /// MXCSR of the monitor.
     pub(crate) host_mxcsr: u32,
     /// MXCSR as it is, for comparing.
@@ -87,7 +85,6 @@ slot!(POINTERS, pointers);
 slot!(GROUP_SLOTS, groups);
 slot!(BIT_INDEX, bit_index);
 slot!(COUNTS, counts);
-slot!(JUMP_MASK, jump_mask);
 slot!(HOST_MXCSR, host_mxcsr);
 slot!(NOW_MXCSR, now_mxcsr);
 

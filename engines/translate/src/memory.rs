@@ -128,7 +128,7 @@ impl Builder<'_> {
         self.code.load(second, Mem::GsBase(second, cache + 8));
         let ready = self.code.here();
         if self.eager_flags {
-            self.want_flags();
+            self.want_flags(None);
         }
         let in_r11 = first == reg::R11;
         let kind = match group {
@@ -184,7 +184,7 @@ impl Builder<'_> {
     /// Goes on in the translation without groups.
     fn leave_group(&mut self, offset: u16, flags_live: bool) {
         if flags_live {
-            self.load_kept_flags();
+            self.load_kept_flags(Some(reg::R11));
         }
         let patch = self.code.jump(0);
         let here = self.code.here();

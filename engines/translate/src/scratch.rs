@@ -85,6 +85,14 @@ impl Builder<'_> {
         }
     }
 
+    /// A scratch register that holds nothing.
+    pub(crate) fn idle(&self) -> Option<u8> {
+        let idle = |home: &usize| {
+            !self.scratch.homes[*home].loaded && self.scratch.groups[*home].is_none()
+        };
+        (0..2).find(idle).map(register)
+    }
+
     /// Gives one scratch register free.
     pub(crate) fn take_scratch(&mut self, home: usize) -> u8 {
         self.flush_home(home);

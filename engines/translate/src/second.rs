@@ -57,7 +57,8 @@ impl SecondLevel {
         sizes.get(size.trailing_zeros() as usize).copied()
     }
 
-    /// The stub for jumps to the linear address in R10. The site must have been noted.
+    /// The stub for jumps to the linear address in R10, the flags being kept in memory. The site must have
+    /// been noted.
     pub(crate) fn jump(&self, set: usize) -> u64 {
         self.jumps[set]
     }
@@ -103,46 +104,33 @@ fn operand(
     start
 }
 
+/// The flags are kept in memory and need not survive.
 fn jump(code: &mut Code, first_level: i32, cache: i32, exit: u64) -> u64 {
     let start = code.here();
-    let restore = |code: &mut Code| {
-        // add al, 127; sahf
-        code.raw(&[0x04, 127, 0x9e]);
-        code.load(reg::RAX, Mem::Gs(layout::SAVED_RAX));
-    };
-    code.store(Mem::Gs(layout::SAVED_RAX), reg::RAX);
-    // lahf; seto al
-    code.raw(&[0x9f, 0x0f, 0x90, 0xc0]);
     code.copy(reg::R11, reg::R10);
     code.imul(reg::R11, SPREAD);
     code.shr(reg::R11, JUMP_SPREAD_SHIFT as u8 - 4);
     code.and32(reg::R11, ((SECOND_JUMPS - 1) << 4) as u32);
-    // add r10, [key]: zero if it is the negated address
-    code.op(true, &[0x03], reg::R10, Mem::GsBase(reg::R11, cache));
+    code.compare(Mem::GsBase(reg::R11, cache), reg::R10);
     let miss = code.jump_if(5, 0);
-    // sub r10, [key]
-    code.op(true, &[0x2b], reg::R10, Mem::GsBase(reg::R11, cache));
-    code.store(Mem::Gs(layout::SAVED_RCX), reg::RCX);
     code.load(reg::R11, Mem::GsBase(reg::R11, cache + 8));
-    code.store(Mem::Gs(layout::FOUND), reg::R11);
-    code.rorx(reg::RCX, reg::R10, 12);
-    code.lea(reg::RCX, Mem::Sum(reg::RCX, reg::R10));
-    code.imul(reg::RCX, 1 << 4);
-    code.and32(reg::RCX, ((JUMPS - 1) << 4) as u32);
-    code.store(Mem::GsBase(reg::RCX, first_level + 8), reg::R11);
-    // neg r10, for the key and back
-    code.raw(&[0x49, 0xf7, 0xda]);
+    code.store(Mem::Gs(layout::SAVED_RCX), reg::RCX);
+    jump_slot(code, reg::RCX, reg::R10);
     code.store(Mem::GsBase(reg::RCX, first_level), reg::R10);
-    code.raw(&[0x49, 0xf7, 0xda]);
+    code.store(Mem::GsBase(reg::RCX, first_level + 8), reg::R11);
     code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
-    restore(code);
+    code.store(Mem::Gs(layout::FOUND), reg::R11);
     // jmp [found]
     code.op(false, &[0xff], 4, Mem::Gs(layout::FOUND));
     let here = code.here();
     code.bind(miss, here);
-    // sub r10, [key]
-    code.op(true, &[0x2b], reg::R10, Mem::GsBase(reg::R11, cache));
-    restore(code);
     code.jump(exit);
     start
+}
+
+/// Computes where the linear address in `linear` belongs in a first level of jumps. Changes flags.
+pub(crate) fn jump_slot(code: &mut Code, slot: u8, linear: u8) {
+    code.rorx(slot, linear, 8);
+    code.lea(slot, Mem::Scaled(slot, linear, 3));
+    code.and32(slot, ((JUMPS - 1) << 4) as u32);
 }

@@ -7,7 +7,10 @@ use std::rc::Rc;
 #[derive(Debug)]
 pub(crate) enum Kind {
     /// Before the block's first instruction: something wants attention, or the block is stale.
-    Entry,
+    Entry {
+        /// The flags are those that were kept in memory.
+        flags_kept: bool,
+    },
     /// The end of the block, with a direct successor in the same page that was not translated yet.
     Link {
         /// Address of the jump's displacement.
@@ -17,7 +20,7 @@ pub(crate) enum Kind {
         /// The successor is one whose operands may share probes.
         groups: bool,
     },
-    /// The end of the block, with the successor's linear address in R10.
+    /// The end of the block, with the successor's linear address in R10 and the flags in memory.
     Indirect {
         /// What the instruction added to the stack pointer, for running it again: it must fault
         /// where the address is not canonical.

@@ -124,7 +124,7 @@ impl Tlb {
                 // Zero is an empty entry everywhere else.
                 for cache in Cache::ALL {
                     for level in set.levels_mut(cache) {
-                        level[0] = Entry { key: cache.no_key(0), value: 0 };
+                        level[0] = Entry { key: Cache::no_key(0), value: 0 };
                     }
                 }
             }
@@ -255,7 +255,7 @@ impl Tlb {
         if fetches.note_jumps(linear)
             && (!straddles || fetches.note_jumps(linear.wrapping_add(LONGEST)))
         {
-            self.enter(set, Cache::Jumps, Entry { key: linear.wrapping_neg(), value: code });
+            self.enter(set, Cache::Jumps, Entry { key: linear, value: code });
         }
     }
 
@@ -292,7 +292,7 @@ impl Tlb {
             let mut used = std::mem::take(&mut self.banks[bank].used[set][cache as usize][level]);
             let entries = &mut self.bank_mut(bank).sets[set].levels_mut(cache)[level];
             for slot in used.drain(..).map(usize::from) {
-                entries[slot] = Entry { key: cache.no_key(slot), value: 0 };
+                entries[slot] = Entry { key: Cache::no_key(slot), value: 0 };
             }
             self.banks[bank].used[set][cache as usize][level] = used;
         }
@@ -311,7 +311,7 @@ impl Tlb {
             let entries = &mut self.bank_mut(bank).sets[set].levels_mut(cache)[level];
             for slot in used.iter().copied().map(usize::from) {
                 if entries[slot].value > LISTED && drop(entries[slot]) {
-                    entries[slot] = Entry { key: cache.no_key(slot), value: LISTED };
+                    entries[slot] = Entry { key: Cache::no_key(slot), value: LISTED };
                 }
             }
             self.banks[bank].used[set][cache as usize][level] = used;
@@ -324,7 +324,7 @@ impl Tlb {
         let first = page.wrapping_sub(LONGEST);
         for &set in Self::sets_of(user) {
             self.drop_entries(bank, set, Cache::Jumps, |entry| {
-                entry.key.wrapping_neg().wrapping_sub(first) < 0x1000 + LONGEST
+                entry.key.wrapping_sub(first) < 0x1000 + LONGEST
             });
         }
     }
@@ -357,7 +357,7 @@ impl Tlb {
         let slots = cache.slots(page);
         for (level, slot) in set.levels_mut(cache).into_iter().zip(slots) {
             if level[slot].key == page {
-                level[slot] = Entry { key: cache.no_key(slot), value: LISTED };
+                level[slot] = Entry { key: Cache::no_key(slot), value: LISTED };
             }
         }
     }
