@@ -32,6 +32,8 @@ pub struct Interpreted {
 pub(crate) struct Run {
     /// Linear address of the last instruction that was begun.
     pub(crate) last: Option<u64>,
+    /// It went on elsewhere.
+    pub(crate) left: bool,
     interpreted: Vec<Interpreted>,
 }
 
@@ -44,6 +46,10 @@ pub struct Apart {
     pub last: Option<u64>,
     /// How many instructions that is from the block's start.
     pub instructions: usize,
+    /// Whether it came to an end of the block.
+    pub complete: bool,
+    /// The arithmetic flags that the rest of the block needs; `None` where code elsewhere decides.
+    pub needed: Option<u64>,
     /// What the interpreter ran in the block.
     pub interpreted: Vec<Interpreted>,
     /// Why the vCPU stops, if it does.
@@ -102,11 +108,16 @@ impl Translator {
         let start = self.head.cpu.native.gpr[RIP];
         let offsets: Vec<u16> = self.cache.blocks[block as usize].guest_offsets().collect();
         let stop = self.run_translated(platform, block);
-        let Run { last, interpreted } = std::mem::take(&mut self.run);
+        let Run { last, left, interpreted } = std::mem::take(&mut self.run);
         let index = last.and_then(|last| {
             offsets.iter().position(|&offset| start & !0xfff | u64::from(offset) == last)
         });
-        Apart { block, last, instructions: index.map_or(0, |index| index + 1), interpreted, stop }
+        let instructions = index.map_or(0, |index| index + 1);
+        let complete = left || instructions == offsets.len();
+        let live = self.cache.blocks.get(block as usize).filter(|_| !left);
+        let needed = live.and_then(|block| block.live_after(instructions));
+        let needed = needed.map(|live| Self::flags(u32::from(live)));
+        Apart { block, last, instructions, complete, needed, interpreted, stop }
     }
 
     /// The guest's code (offsets in its page) and the host's code (address and bytes) of a block.

@@ -7,10 +7,10 @@
 use crate::apart;
 use crate::classify::{Action, classify};
 use crate::emit::{Code, Mem, reg};
+use crate::flags::FlagsIn;
 use crate::layout::{self, SetLayout};
 use crate::liveness;
 use crate::memory::ColdProbe;
-use crate::flags::FlagsIn;
 use crate::plan::Plan;
 use crate::scratch::Scratch;
 use crate::site::{Kind, Site};
@@ -49,6 +49,17 @@ pub(crate) struct Source<'a> {
     pub(crate) apart: bool,
 }
 
+/// Where an instruction of a block is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mapped {
+    /// Offset in the host's code.
+    pub(crate) host: u32,
+    /// Offset in the guest's page.
+    pub(crate) guest: u16,
+    /// Flags needed before it.
+    pub(crate) live: u8,
+}
+
 /// A finished block.
 #[derive(Debug, Default)]
 pub(crate) struct Built {
@@ -66,8 +77,10 @@ pub(crate) struct Built {
     pub(crate) leave_far: u64,
     /// The places where it leaves.
     pub(crate) sites: Vec<Site>,
-    /// Offset in the code and in the page of each instruction.
-    pub(crate) map: Vec<(u32, u16)>,
+    /// Its instructions.
+    pub(crate) map: Vec<Mapped>,
+    /// Flags needed after the last one, if that is known from code beyond it.
+    pub(crate) live_after: Option<u8>,
     /// Guest instructions.
     pub(crate) instructions: u32,
     /// Bytes of guest code.
@@ -202,15 +215,13 @@ pub(crate) fn build(
             action => action,
         };
         branches += usize::from(action == Action::Branch);
-        let ends = branches > MAX_BRANCHES || matches!(
-            action,
-            Action::Jump
-                | Action::Call
-                | Action::JumpTo
-                | Action::CallTo
-                | Action::Return
-        ) || action == Action::Interpret
-            && instruction.flow_control() != iced_x86::FlowControl::Next;
+        let ends = branches > MAX_BRANCHES
+            || matches!(
+                action,
+                Action::Jump | Action::Call | Action::JumpTo | Action::CallTo | Action::Return
+            )
+            || action == Action::Interpret
+                && instruction.flow_control() != iced_x86::FlowControl::Next;
         instructions.push((instruction, action));
         if ends {
             break;
@@ -261,6 +272,7 @@ pub(crate) fn build(
         builder.next_action = instructions.get(index + 1).map(|&(_, action)| action);
         ended = builder.instruction(instruction, action, needed[index]);
         if ended {
+            builder.built.live_after = needed.get(index + 1).map(|&live| live as u8);
             break;
         }
     }
@@ -424,7 +436,8 @@ impl Builder<'_> {
     /// Notes where the code is that goes on without groups, for the probe of a group.
     pub(crate) fn note_apart(&mut self, site: u32, address: u64) {
         let index = (site - self.source.first_site) as usize;
-        if let Some(Site { kind: Kind::Group { apart, .. }, .. }) = self.built.sites.get_mut(index) {
+        if let Some(Site { kind: Kind::Group { apart, .. }, .. }) = self.built.sites.get_mut(index)
+        {
             *apart = address;
         }
     }
@@ -457,7 +470,11 @@ impl Builder<'_> {
         self.current = *instruction;
         let shadowed = self.shadow;
         let base = self.code.here() - self.code.bytes.len() as u64;
-        self.built.map.push(((self.code.here() - base) as u32, self.offset));
+        self.built.map.push(Mapped {
+            host: (self.code.here() - base) as u32,
+            guest: self.offset,
+            live: live as u8,
+        });
         self.built.instructions += 1;
         self.built.guest_bytes += instruction.len() as u32;
         let first_site = self.built.sites.len();

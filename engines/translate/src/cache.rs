@@ -1,6 +1,6 @@
 //! Translated blocks: finding them, and dropping those whose code changed.
 
-use crate::build::Built;
+use crate::build::{Built, Mapped};
 use crate::emit::relative;
 use crate::site::{Kind, Site};
 use ambos_hostcode::Arena;
@@ -91,26 +91,36 @@ pub(crate) struct Block {
     pub(crate) stale: bool,
     /// Numbers of its sites.
     sites: std::ops::Range<usize>,
-    map: Vec<(u32, u16)>,
+    map: Vec<Mapped>,
+    live_after: Option<u8>,
 }
 
 impl Block {
     /// Offsets in their page of the block's guest instructions.
     pub(crate) fn guest_offsets(&self) -> impl Iterator<Item = u16> + '_ {
-        self.map.iter().map(|&(_, offset)| offset)
+        self.map.iter().map(|mapped| mapped.guest)
     }
 
     /// Offset in the page of the instruction before the one at `offset`.
     pub(crate) fn offset_before(&self, offset: u16) -> Option<u16> {
-        let index = self.map.iter().position(|&(_, at)| at == offset)?;
-        Some(self.map.get(index.checked_sub(1)?)?.1)
+        let index = self.map.iter().position(|mapped| mapped.guest == offset)?;
+        Some(self.map.get(index.checked_sub(1)?)?.guest)
+    }
+
+    /// Flags needed after the first `count` instructions, as far as the block was translated with more
+    /// in view.
+    pub(crate) fn live_after(&self, count: usize) -> Option<u8> {
+        match self.map.get(count) {
+            Some(next) => Some(next.live),
+            None => self.live_after,
+        }
     }
 
     /// Offset in its page of the guest instruction that host address `pc` belongs to.
     pub(crate) fn guest_offset(&self, pc: u64) -> Option<u16> {
         let offset = u32::try_from(pc.checked_sub(self.start)?).ok()?;
-        let index = self.map.partition_point(|&(start, _)| start <= offset);
-        Some(self.map.get(index.checked_sub(1)?)?.1)
+        let index = self.map.partition_point(|mapped| mapped.host <= offset);
+        Some(self.map.get(index.checked_sub(1)?)?.guest)
     }
 }
 
@@ -176,6 +186,7 @@ impl Cache {
             stale: false,
             sites: self.sites.len()..self.sites.len() + built.sites.len(),
             map: built.map,
+            live_after: built.live_after,
         });
         self.sites.extend(built.sites);
         for &(ram_page, version) in pages {

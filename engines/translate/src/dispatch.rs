@@ -13,8 +13,8 @@ use crate::second;
 use crate::site::{Kind, Site};
 use crate::statistics::Statistics;
 use crate::stubs::{self, Stubs};
-use ambos_hostcode::guard::GuardedArea;
 use ambos_hostcode::arena::Region;
+use ambos_hostcode::guard::GuardedArea;
 use ambos_hostcode::{Arena, HostFault, Windows, mem, signals};
 use ambos_interpret::Cpu;
 use ambos_interpret::cpu::RIP;
@@ -471,6 +471,7 @@ impl Translator {
             Kind::Link { patch, target, groups } => {
                 self.take_flags();
                 self.head.cpu.native.gpr[RIP] = base.wrapping_add(target);
+                self.run.left = groups;
                 if !groups {
                     self.take_apart(block, offset);
                 }
@@ -507,6 +508,7 @@ impl Translator {
                     return self.interpret_at(platform, base.wrapping_add(u64::from(offset)));
                 }
                 self.head.cpu.native.gpr[RIP] = target;
+                self.run.left = true;
                 if self.options.apart || !self.undisturbed() {
                     return Next::Boundary;
                 }

@@ -309,8 +309,7 @@ impl Planner {
             return None;
         }
         let mut offset = address.displacement;
-        let mut origin =
-            Origin { base: None, index: None, segment: address.segment, page: false };
+        let mut origin = Origin { base: None, index: None, segment: address.segment, page: false };
         if address.base == Register::RIP {
             offset = (address.displacement as u64).wrapping_sub(self.page) as i64;
             origin.page = true;
@@ -514,7 +513,10 @@ fn copied(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Optio
     let masked = instruction.op_mask() != Register::None
         || matches!(
             instruction.mnemonic(),
-            Mnemonic::Vmaskmovps | Mnemonic::Vmaskmovpd | Mnemonic::Vpmaskmovd | Mnemonic::Vpmaskmovq
+            Mnemonic::Vmaskmovps
+                | Mnemonic::Vmaskmovpd
+                | Mnemonic::Vpmaskmovd
+                | Mnemonic::Vpmaskmovq
         );
     let homed = (0..instruction.op_count())
         .filter(|&index| instruction.op_kind(index) == OpKind::Register)
@@ -534,10 +536,7 @@ fn copied(instruction: &Instruction, info: &mut InstructionInfoFactory) -> Optio
 
 /// Whether memory that is accessed so must be one that may be written.
 pub(crate) fn writes_memory(access: OpAccess) -> bool {
-    !matches!(
-        access,
-        OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess | OpAccess::None
-    )
+    !matches!(access, OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess | OpAccess::None)
 }
 
 #[cfg(test)]

@@ -129,9 +129,8 @@ impl Builder<'_> {
                 self.release(home);
             }
         }
-        let busy = |home: usize| {
-            self.scratch.homes[home].loaded || self.scratch.groups[home].is_some()
-        };
+        let busy =
+            |home: usize| self.scratch.homes[home].loaded || self.scratch.groups[home].is_some();
         let home = match avoid {
             Some(avoid) => 1 - avoid,
             None => usize::from(!busy(1) || busy(0)),

@@ -4,6 +4,7 @@
 use crate::build::{Builder, Done};
 use crate::counts::Counted;
 use crate::emit::{Mem, reg};
+use crate::flags::FlagsIn;
 use crate::layout;
 use ambos_interpret::cpu::seg;
 use ambos_interpret::mmu::Tlb;
@@ -77,6 +78,7 @@ impl Builder<'_> {
         self.code.raw(&[0x49, 0xc1, 0xea, 32]);
         self.code.and32(reg::R10, 0xfffc);
         self.restore_flags();
+        self.flags = FlagsIn::Host;
         self.load_flat(reg::R10, 8, 0);
         self.next_address(reg::RCX);
         self.code.load(reg::R10, Mem::Gs(layout::LSTAR));
@@ -116,6 +118,7 @@ impl Builder<'_> {
         // shr r11, 48; add r11d, 16; or r11d, 3
         self.code.raw(&[0x49, 0xc1, 0xeb, 48, 0x41, 0x83, 0xc3, 16, 0x41, 0x83, 0xcb, 0x03]);
         self.restore_flags();
+        self.flags = FlagsIn::Host;
         // The stack's selector lies 8 before that of the code; both have the same low bits.
         self.load_flat(reg::R11, -8, 3);
         self.through_jump_cache(0);

@@ -123,7 +123,7 @@ impl Verifier {
         let pages = self.translator.cpu().take_journal_pages();
         let after = pages.iter().map(|page| page_bytes(page.host_page)).collect();
         let offsets = self.translator.explain(block).map(|code| code.0).unwrap_or_default();
-        let complete = offsets.len() == apart.instructions;
+        let complete = apart.complete;
         let ran = offsets.iter().take(apart.instructions);
         let code = ran.map(|&offset| before.rip & !0xfff | u64::from(offset)).collect();
         let cpu = self.translator.cpu();
@@ -174,7 +174,7 @@ impl Verifier {
             // What follows in the block may not need them; nobody else looks.
             (_, true) => ARITHMETIC,
             _ => {
-                !needed_flags(cpu, state.rip)
+                !translated.apart.needed.unwrap_or_else(|| needed_flags(cpu, state.rip))
                     | undefined_flags(cpu, &translated.code).unwrap_or_default()
             }
         };
@@ -385,7 +385,7 @@ mod tests {
             verifier.translator.cpu().blocks.clear();
         });
         let Stop::Failed(report) = stop else { panic!("{stop:?}") };
-        for part in ["rax: 0x9 and 0xa", "memory, page 0x6000", "guest code:", "host code:"] {
+        for part in ["rax: 0x6 and 0x7", "memory, page 0x6000", "guest code:", "host code:"] {
             assert!(report.contains(part), "{part}: {report}");
         }
     }

@@ -104,7 +104,13 @@ impl Arena {
         }
         let bounds = [0, middle, size];
         let used = [0, middle];
-        Ok(Self { writable: writable as usize, executable: executable as usize, size, bounds, used })
+        Ok(Self {
+            writable: writable as usize,
+            executable: executable as usize,
+            size,
+            bounds,
+            used,
+        })
     }
 
     /// Where code begins to execute.
@@ -142,9 +148,10 @@ impl Arena {
 
     /// Whether the hot and the cold region take so many bytes more.
     pub fn has_room(&self, lengths: [usize; 2]) -> bool {
-        Region::ALL.into_iter().zip(lengths).all(|(region, length)| {
-            self.fits(region, length).is_some()
-        })
+        Region::ALL
+            .into_iter()
+            .zip(lengths)
+            .all(|(region, length)| self.fits(region, length).is_some())
     }
 
     /// Appends `code` to a region, the hot one at the next multiple of 16, and returns its executable
