@@ -551,11 +551,10 @@ mod tests {
 
     /// The code that the jump cache has for `linear`.
     fn jump(tlb: &Tlb, set: usize, linear: u64) -> Option<usize> {
-        let key = linear.wrapping_neg();
         let levels = tlb.bank(tlb.current).sets[set].levels(Cache::Jumps);
-        let slots = Cache::Jumps.slots(key);
+        let slots = Cache::Jumps.slots(linear);
         let mut entries = levels.into_iter().zip(slots).map(|(level, slot)| level[slot]);
-        entries.find(|entry| entry.key == key).map(|entry| entry.value)
+        entries.find(|entry| entry.key == linear).map(|entry| entry.value)
     }
 
     #[test]
