@@ -172,8 +172,53 @@ fn what_fails_is_told_in_its_row() {
     let failure =
         |name: &str| row(&report, name)["cells"][0]["failure"].as_str().unwrap().to_owned();
     assert!(failure("never").contains("not ready within 1 s"), "{}", failure("never"));
-    assert!(failure("broken").contains("status 7"), "{}", failure("broken"));
+    assert!(failure("broken").ends_with("status 7: out of luck"), "{}", failure("broken"));
     assert!(failure("unknown").contains("no-such-package-at-all"), "{}", failure("unknown"));
+}
+
+const FROM_HOST: &str = r#"
+name = "pages"
+command = "mkdir -p /www; echo hello > /www/page; httpd -f -p 80 -h /www"
+[ready]
+command = "wget -q -O /dev/null http://127.0.0.1/page"
+[load]
+from = "host"
+port = 80
+repetitions = 2
+command = """perl -MIO::Socket::INET -e '
+    my $to = "127.0.0.1:$ENV{AMBOS_PORT}";
+    my $socket = IO::Socket::INET->new(PeerAddr => $to) or die "nobody there";
+    print $socket "GET /page HTTP/1.0\\r\\n\\r\\n";
+    my @lines = <$socket>;
+    print "got $lines[-1]";
+    exit($lines[-1] eq "hello\\n" ? 0 : 3)'"""
+"#;
+
+#[test]
+fn a_load_may_come_from_the_host_under_every_technique() {
+    let _alone = alone();
+    if !guest() {
+        return;
+    }
+    let place = Place::new();
+    let pages = place.write("pages.toml", FROM_HOST);
+    let failing = FROM_HOST.replace("pages", "failing").replace("perl", "echo no luck; false");
+    let failing = place.write("failing.toml", &failing);
+    let arguments = ["--runs", "1", "--service", &pages, "--service", &failing];
+    let output = place.command(&arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let report = place.report();
+    for cell in row(&report, "pages")["cells"].as_array().unwrap() {
+        let seconds = cell["median"].as_f64().unwrap_or_else(|| panic!("{cell}"));
+        assert!(seconds > 0.0 && seconds < 60.0, "{seconds}");
+    }
+    for cell in row(&report, "failing")["cells"].as_array().unwrap() {
+        assert!(cell["failure"].as_str().unwrap().ends_with("no luck"), "{cell}");
+    }
+    // That is the load's failure, and no guest's.
+    for column in report["columns"].as_array().unwrap() {
+        assert!(column["failure"].is_null(), "{column}");
+    }
 }
 
 #[test]

@@ -365,7 +365,7 @@ impl<'a> Comparison<'a> {
                 let seconds = *nanoseconds as f64 / 1e9;
                 self.progress.measured(&service.name, &numbers::value(seconds, &Unit::Seconds));
             }
-            load.listen(service, &errand, said)
+            load.listen(service, &errand, said, self.interrupt)
         };
         let outcome =
             runner::run(&self.laboratory, contender, &errand, self.interrupt, &mut listener);

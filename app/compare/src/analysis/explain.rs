@@ -89,14 +89,14 @@ fn total(better: &str, less: &Counts, worse: &str, more: &Counts, per: &Per) -> 
     if share.abs() < WORTH || few.max(many) <= 0.0 {
         return None;
     }
-    let (amount, word) = if share > 0.0 {
-        (share, "fewer")
+    let (amount, claim, word) = if share > 0.0 {
+        (share, "needs", "fewer")
     } else {
-        // Seen from the better column, which needs more of them all the same.
-        (few / many.max(f64::MIN_POSITIVE) - 1.0, "more")
+        let amount = few / many.max(f64::MIN_POSITIVE) - 1.0;
+        (amount, "is better although it needs", "more")
     };
     Some(format!(
-        "{better} needs {} {word} interceptions {} than {worse}: {} instead of {}",
+        "{better} {claim} {} {word} interceptions {} than {worse}: {} instead of {}",
         percent(amount),
         per.name,
         digits(few),
@@ -258,8 +258,8 @@ mod tests {
         let more = counts(1.0, 2.0, vec![line("privileged", "CPUID", 10, 0.0)]);
         let less = counts(1.0, 1.0, vec![line("hypercall", "iret", 15, 0.0)]);
         let sentences = pair_of(("para", &less), ("full", &more), &PER);
-        let first =
-            "para needs 50 % more interceptions per operation than full: 15.0 instead of 10.0";
+        let first = "para is better although it needs 50 % more interceptions per operation than \
+                     full: 15.0 instead of 10.0";
         assert_eq!(sentences[0], first);
     }
 

@@ -4,10 +4,13 @@ use super::{Place, Service, script};
 use crate::collected::Collected;
 use crate::runner::{Errand, Forward, Outcome, Root, Said, Stop, Window};
 use crate::workload::{Better, Unit};
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Longest boot that is waited for: large root file systems take longer.
@@ -73,6 +76,7 @@ impl HostLoad {
         service: &Service,
         errand: &Errand,
         said: &Said,
+        interrupt: &AtomicBool,
     ) -> Option<Stop> {
         // A load in the guest ends the guest by itself, and its last words say why it failed.
         if *said != Said::ServiceReady || service.load.from == Place::Guest {
@@ -80,7 +84,7 @@ impl HostLoad {
         }
         let port = errand.forward?.host;
         for _ in 0..service.load.repetitions {
-            match run_on_host(service, port) {
+            match run_on_host(service, port, interrupt) {
                 Ok(run) => self.runs.push(run),
                 Err(reason) => {
                     self.failure = Some(reason);
@@ -92,7 +96,7 @@ impl HostLoad {
     }
 }
 
-fn run_on_host(service: &Service, port: u16) -> Result<Run, String> {
+fn run_on_host(service: &Service, port: u16, interrupt: &AtomicBool) -> Result<Run, String> {
     let output =
         tempfile::tempfile().and_then(|file| Ok((file.try_clone()?, file.try_clone()?, file)));
     let (out, error, mut file) = output.map_err(|error| error.to_string())?;
@@ -103,15 +107,27 @@ fn run_on_host(service: &Service, port: u16) -> Result<Run, String> {
         .stdin(Stdio::null())
         .stdout(out)
         .stderr(error)
+        // It may have children, which are to end with it.
+        .process_group(0)
         .spawn()
         .map_err(|error| format!("the load command cannot be started: {error}"))?;
+    let end = |child: &mut Child| {
+        if let Some(group) = Pid::from_raw(child.id().cast_signed()) {
+            // Whoever of them has ended by itself cannot be ended.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let _ = child.wait();
+    };
     let deadline = start + Duration::from_secs(service.load.timeout.into());
     let status = loop {
         match child.try_wait().map_err(|error| error.to_string())? {
             Some(status) => break status,
+            None if interrupt.load(Ordering::Relaxed) => {
+                end(&mut child);
+                return Err("it was interrupted".to_owned());
+            }
             None if Instant::now() >= deadline => {
-                let _ = child.kill();
-                let _ = child.wait();
+                end(&mut child);
                 return Err(format!("the load did not end within {} s", service.load.timeout));
             }
             None => std::thread::sleep(Duration::from_millis(1)),
