@@ -1,17 +1,22 @@
 //! The RAM of one guest.
 
-use crate::PageFlags;
+use crate::{DeviceMemory, PageFlags};
 use rustix::fs::FallocateFlags;
 use std::fs::File;
 use std::os::fd::FromRawFd;
 use thiserror::Error;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MmapRegion,
+};
 
 /// Start of the 32-bit hole for PCI, APICs and firmware; RAM that does not fit below continues at
 /// [`PCI_HOLE_END`].
 pub const PCI_HOLE_START: u64 = 0xc000_0000;
 /// End of the 32-bit hole.
 pub const PCI_HOLE_END: u64 = 0x1_0000_0000;
+
+/// The guest-physical addresses of a VGA's window: where there is one, no RAM is seen there.
+const VGA_WINDOW: std::ops::Range<u64> = 0xa_0000..0xc_0000;
 
 /// Why guest RAM could not be had.
 #[derive(Debug, Error)]
@@ -58,6 +63,7 @@ pub struct GuestRam {
     regions: [Region; 2],
     page_flags: PageFlags,
     size: u64,
+    display: Option<DeviceMemory>,
 }
 
 impl GuestRam {
@@ -67,10 +73,24 @@ impl GuestRam {
     ///
     /// [`MemoryError`] if the size is unusable or the host has no room.
     pub fn new(size: u64) -> Result<Self, MemoryError> {
+        Self::with_display(size, 0)
+    }
+
+    /// Creates `size` bytes of zeroed RAM and `display` bytes of memory of a display adapter, none for zero.
+    /// With it, the guest finds no RAM in the addresses of a VGA's window: accesses to them are the adapter's.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError`] if a size is unusable or the host has no room.
+    pub fn with_display(size: u64, display: u64) -> Result<Self, MemoryError> {
         if size == 0 || !size.is_multiple_of(4096) || size > 512 << 30 {
             return Err(MemoryError::Size(size));
         }
-        let file = memory_file(size).map_err(|source| MemoryError::Create { size, source })?;
+        if !display.is_multiple_of(4096) || display > 1 << 30 {
+            return Err(MemoryError::Size(display));
+        }
+        let file =
+            memory_file(size + display).map_err(|source| MemoryError::Create { size, source })?;
         let low = size.min(PCI_HOLE_START);
         let mut ranges = vec![(GuestAddress(0), low as usize, Some(FileOffset::new(file, 0)))];
         if size > low {
@@ -78,8 +98,16 @@ impl GuestRam {
             let offset = file.map(|file| FileOffset::from_arc(file, low));
             ranges.push((GuestAddress(PCI_HOLE_END), (size - low) as usize, offset));
         }
+        let failed = |reason: String| MemoryError::Map { size, reason };
+        let file = ranges[0].2.as_ref().map(|offset| offset.arc().clone());
+        let display = file.filter(|_| display > 0).map(|file| {
+            MmapRegion::from_file(FileOffset::from_arc(file, size), display as usize)
+                .map(|region| DeviceMemory::new(region, (size / 4096) as usize))
+                .map_err(|error| failed(error.to_string()))
+        });
+        let display = display.transpose()?;
         let memory = GuestMemoryMmap::from_ranges_with_files(ranges)
-            .map_err(|error| MemoryError::Map { size, reason: error.to_string() })?;
+            .map_err(|error| failed(error.to_string()))?;
         let mut regions = [Region { start: 0, size: 0, hva: 0, first_page: 0 }; 2];
         let mut first_page = 0;
         for (slot, region) in regions.iter_mut().zip(memory.iter()) {
@@ -91,7 +119,8 @@ impl GuestRam {
             };
             first_page += (region.len() / 4096) as usize;
         }
-        Ok(Self { memory, regions, page_flags: PageFlags::new((size / 4096) as usize), size })
+        let pages = (size + display.as_ref().map_or(0, DeviceMemory::size)) / 4096;
+        Ok(Self { memory, regions, page_flags: PageFlags::new(pages as usize), size, display })
     }
 
     /// RAM as devices and loaders see it.
@@ -109,18 +138,26 @@ impl GuestRam {
         &self.regions
     }
 
+    /// The memory of the display adapter, if there is one.
+    pub fn display(&self) -> Option<&DeviceMemory> {
+        self.display.as_ref()
+    }
+
     /// The host address of the page that holds `gpa` and its page number within the RAM file, or
-    /// `None` where there is no RAM.
+    /// `None` where there is neither RAM nor memory of the display adapter.
     #[inline]
     pub fn host_page(&self, gpa: u64) -> Option<(usize, usize)> {
         for region in &self.regions {
             let offset = gpa.wrapping_sub(region.start);
             if offset < region.size {
+                if VGA_WINDOW.contains(&gpa) && self.display.is_some() {
+                    return None;
+                }
                 let page = (offset >> 12) as usize;
                 return Some((region.hva + (page << 12), region.first_page + page));
             }
         }
-        None
+        self.display.as_ref()?.host_page(gpa)
     }
 
     /// The file that holds all of it, in the order of the regions.
@@ -180,6 +217,38 @@ mod tests {
         let (_, page) = ram.host_page(PCI_HOLE_END).unwrap();
         assert_eq!(page as u64, PCI_HOLE_START >> 12);
         assert!(ram.host_page(PCI_HOLE_END + (2 << 30)).is_none());
+    }
+
+    #[test]
+    fn memory_of_a_display_is_where_it_is_shown() {
+        let ram = GuestRam::with_display(4 << 20, 64 << 10).unwrap();
+        let display = ram.display().unwrap();
+        assert_eq!(ram.host_page(0xb_8000), None);
+        assert!(ram.host_page(0x9_ffff).is_some() && ram.host_page(0xc_0000).is_some());
+        assert!(!display.show_at(Some(0xfd00_0000)));
+        display.store(0x1004, [1, 2, 3, 4]);
+        let (hva, page) = ram.host_page(0xfd00_1004).unwrap();
+        assert_eq!((hva & 0xfff, page), (0, 1024 + 1));
+        ram.page_flags().set(page, PageFlags::CODE);
+        assert_eq!(ram.page_flags().get(page), PageFlags::CODE);
+        assert_eq!((ram.host_page(0xfcff_ffff), ram.host_page(0xfd01_0000)), (None, None));
+        assert!(!display.show_at(Some(0xfd00_0000)));
+        assert!(display.show_at(Some(0xe000_0000)));
+        assert!(ram.host_page(0xfd00_0000).is_none() && ram.host_page(0xe000_0000).is_some());
+        assert!(display.show_at(None));
+        assert_eq!(ram.host_page(u64::MAX), None);
+        for nowhere in [u64::MAX, 0xfd00_0001, u64::MAX - 0xfff] {
+            assert!(!display.show_at(Some(nowhere)));
+            assert_eq!(ram.host_page(nowhere), None);
+        }
+        let mut bytes = [9; 6];
+        display.read(0x1002, &mut bytes);
+        assert_eq!(bytes, [0, 0, 1, 2, 3, 4]);
+        display.write(0xfffe, &[5; 4]);
+        display.read(0xfffd, &mut bytes);
+        assert_eq!(bytes, [0, 5, 5, 2, 3, 4]);
+        assert_eq!(display.load(0xfffe), [0; 4]);
+        display.write(usize::MAX, &[1]);
     }
 
     #[test]

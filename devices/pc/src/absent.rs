@@ -1,7 +1,7 @@
 //! Ports that kernels touch on every PC although nothing needs to answer there.
 //!
 //! The 8237 DMA controllers and their page registers, the POST port and its twin that serve as a
-//! delay, the VGA: software writes to them blindly. They are claimed so that such accesses do not
+//! delay: software writes to them blindly. They are claimed so that such accesses do not
 //! show up as requests that the monitor could not serve.
 
 use ambos_device::{AccessError, PortDevice};

@@ -23,7 +23,8 @@ use crate::pci::{
 };
 use crate::power::PowerSink;
 use crate::system_control::SystemControlA;
-use crate::{E1000, E1000Parts, Hpet, I8042, IoApic, PicPair, Pit, Uart, lock};
+use crate::vga::{Screen, VideoMode};
+use crate::{E1000, E1000Parts, Hpet, I8042, IoApic, PicPair, Pit, Uart, Vga, VgaParts, lock};
 use ambos_clock::VmClock;
 use ambos_device::{
     BarMapper, ConfigError, DeviceTable, MapError, MmioBus, MmioDevice, MmioRange, PciAddress,
@@ -32,6 +33,7 @@ use ambos_device::{
 use ambos_memory::GuestRam;
 use ambos_net::{MacAddress, NetBackend};
 use ambos_pc_map::{interrupt, memory, pci, port};
+use ambos_vcpu::{Attention, Request};
 use ambos_wire::{Fork, InputPin, MsiTarget, WireTarget};
 use std::fmt;
 use std::io::Write;
@@ -81,7 +83,10 @@ pub struct PcChipset {
     fabric: Arc<InterruptFabric>,
     uart: Shared<Uart>,
     pm: Shared<AcpiPm>,
+    vga: Option<Shared<Vga>>,
     pci: Arc<PciBus>,
+    /// Where each vCPU is asked to look up.
+    attentions: Arc<[Arc<Attention>]>,
     isa_pins: [InputPin; 16],
     pci_pins: [InputPin; LINES],
     // Kept alive for the fabric, which knows them only weakly.
@@ -190,6 +195,7 @@ impl PcChipset {
         let cpus = u32::try_from(vcpus.len()).unwrap_or(u32::MAX);
 
         // Interrupt controllers.
+        let attentions = vcpus.iter().map(|vcpu| Arc::clone(&vcpu.attention)).collect();
         let fabric = InterruptFabric::new(&clock, vcpus);
         let pic = shared(PicPair::new(fabric.lint0().wire("8259 INTR"), level_triggered()));
         fabric.connect_pic(&pic);
@@ -273,12 +279,53 @@ impl PcChipset {
             fabric,
             uart,
             pm,
+            vga: None,
             pci: bus,
+            attentions,
             isa_pins: lines.isa,
             pci_pins,
             _pic: pic,
             _io_apic: io_apic,
         })
+    }
+
+    /// Adds the display adapter, which shows `mode` at first. `ram` has memory for a display.
+    ///
+    /// # Errors
+    ///
+    /// [`ChipsetError`] if it is there already.
+    pub fn add_vga(&mut self, ram: &Arc<GuestRam>, mode: VideoMode) -> Result<(), ChipsetError> {
+        const LABEL: &str = "VGA";
+        let row = self.table.add(LABEL);
+        let (ports, mmio) = (Arc::downgrade(&self.ports), Arc::downgrade(&self.mmio));
+        let attentions = Arc::clone(&self.attentions);
+        let flush = move || attentions.iter().for_each(|vcpu| vcpu.raise(Request::FLUSH_ALL));
+        let vga = Vga::new(VgaParts {
+            ram: Arc::clone(ram),
+            mapper: BarMapper::new(LABEL, row, ports, mmio),
+            mode,
+            flush: Box::new(flush),
+        })?;
+        let ranges = [
+            PortRange::new(port::VGA_MONOCHROME, 12).at_offset(Vga::PORTS),
+            PortRange::new(port::VGA, 32)
+                .at_offset(Vga::PORTS + (port::VGA - port::VGA_MONOCHROME)),
+            PortRange::new(port::BOCHS_DISPLAY, 3).at_offset(Vga::DISPI_PORTS),
+        ];
+        for range in ranges {
+            self.ports.map(range, LABEL, row, vga.clone())?;
+        }
+        let window = MmioRange::new(memory::VGA_START, memory::VGA_END - memory::VGA_START)
+            .at_offset(Vga::WINDOW);
+        self.mmio.map(window, LABEL, row, vga.clone())?;
+        plug(&self.pci, pci::DISPLAY, 0, vga.clone())?;
+        self.vga = Some(vga);
+        Ok(())
+    }
+
+    /// What a monitor would show, if there is a display adapter.
+    pub fn screen(&self) -> Option<Screen> {
+        self.vga.as_ref().map(|vga| lock(vga).screen())
     }
 
     /// Adds the IDE controller to the south bridge. `drives` are the first and the second drive of
@@ -405,14 +452,13 @@ impl PcChipset {
 const HPET_PINS: usize = 20;
 
 /// Ports that software touches blindly: both DMA controllers with their page registers (among them
-/// the POST port), the coprocessor's error latch, the other delay port, the VGA.
-const ABSENT: [PortRange; 6] = [
+/// the POST port), the coprocessor's error latch, the other delay port.
+const ABSENT: [PortRange; 5] = [
     PortRange::new(0x00, 0x10),
     PortRange::new(port::POST, 0x10),
     PortRange::new(0xc0, 0x20),
     PortRange::new(0xed, 1),
     PortRange::new(0xf0, 2),
-    PortRange::new(0x3c0, 0x20),
 ];
 
 fn plug(

@@ -36,6 +36,7 @@ pub mod pci;
 pub mod power;
 pub mod system_control;
 pub mod uart16550;
+pub mod vga;
 
 pub use acpi_pm::AcpiPm;
 pub use apic::{InterruptFabric, LocalApic};
@@ -50,6 +51,7 @@ pub use io_apic::IoApic;
 pub use mc146818::Rtc;
 pub use power::{PowerRequest, PowerSink};
 pub use uart16550::Uart;
+pub use vga::{Screen, Vga, VgaParts, VideoMode};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -20,6 +20,14 @@ pub const EBDA_START: u64 = 0x9_fc00;
 pub const VGA_START: u64 = 0xa_0000;
 /// End of the VGA frame-buffer window.
 pub const VGA_END: u64 = 0xc_0000;
+/// Where the display adapter's memory is at power-on, in the second part of the PCI memory window.
+pub const DISPLAY_MEMORY: u64 = 0xfd00_0000;
+/// Bytes of the display adapter's memory.
+pub const DISPLAY_MEMORY_SIZE: u64 = 16 << 20;
+/// Where the display adapter's registers are at power-on.
+pub const DISPLAY_REGISTERS: u64 = 0xfebf_0000;
+/// Bytes decoded by the display adapter's registers.
+pub const DISPLAY_REGISTERS_SIZE: u64 = 0x1000;
 /// Start of the area where guests search for the RSDP; the ACPI tables live here.
 pub const ACPI_START: u64 = 0xe_0000;
 /// End of the area of the ACPI tables.

@@ -34,6 +34,12 @@ pub const IDE_PRIMARY_CONTROL: u16 = 0x3f6;
 pub const IDE_SECONDARY: u16 = 0x170;
 /// Control block of the secondary IDE channel (1 port).
 pub const IDE_SECONDARY_CONTROL: u16 = 0x376;
+/// Ports of a VGA of which the monochrome ones come first (12 ports).
+pub const VGA_MONOCHROME: u16 = 0x3b0;
+/// Ports of a VGA, the rest (32 ports).
+pub const VGA: u16 = 0x3c0;
+/// Index of Bochs's display interface; its data follow (3 ports, 16-bit access only).
+pub const BOCHS_DISPLAY: u16 = 0x1ce;
 /// The `isa-debug-exit` convention: writing v ends the monitor with status 2v+1 (4 ports).
 pub const DEBUG_EXIT: u16 = 0xf4;
 /// PCI configuration mechanism 1: address register (4 ports, 32-bit access only).

@@ -73,6 +73,11 @@ impl BarMapper {
         }
     }
 
+    /// What base address register `index` shows now, if it is on its bus.
+    pub fn mapped(&self, index: usize) -> Option<Bar> {
+        self.mapped.get(index).copied().flatten().map(|(bar, _)| bar)
+    }
+
     /// Moves the windows to where `config` says.
     pub fn update(&mut self, config: &ConfigSpace) {
         let (Some(ports), Some(memory)) = (self.ports.upgrade(), self.memory.upgrade()) else {
@@ -169,6 +174,8 @@ mod tests {
         let mut data = [0];
         assert_eq!((ports.read(0xc001, &mut data).device, data), (row, [0x11]));
         assert_eq!((memory.read(0xe000_0002, &mut data).device, data), (row, [0x22]));
+        assert_eq!(mapper.mapped(1).map(|bar| bar.address), Some(0xe000_0000));
+        assert_eq!((mapper.mapped(2), mapper.mapped(6)), (None, None));
         config.write(0x10, &0xd000u32.to_le_bytes());
         mapper.update(&config);
         assert!(!ports.read(0xc001, &mut data).served());
