@@ -5,6 +5,7 @@ use crate::virtio;
 use ambos_clock::VmClock;
 use ambos_memory::GuestRam;
 use ambos_pc::PcChipset;
+use ambos_pc::Screen;
 use ambos_share::{Session, Share};
 use ambos_virtio::{
     Balloon, ConsoleDevice, ConsoleKeyboard, EntropySource, ShareDevice, SocketDevice,
@@ -83,5 +84,9 @@ impl FrontPanel for HybridPanel {
 
     fn press_power_button(&self) {
         self.chipset.press_power_button();
+    }
+
+    fn screen(&self) -> Option<Screen> {
+        self.chipset.screen()
     }
 }

@@ -27,6 +27,7 @@ mod tsc;
 mod vcpu;
 mod virtio;
 
+pub use ambos_pc::{Screen, VideoMode};
 pub use control::Outcome;
 pub use cpu_model::CpuModel;
 pub use disks::Disk;

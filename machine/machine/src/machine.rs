@@ -16,6 +16,7 @@ use crate::statistics::Statistics;
 use crate::technique::Technique;
 use crate::tsc::{self, GuestTsc};
 use crate::vcpu::{StartUp, Vcpu};
+use ambos_boot::protocol::Display;
 use ambos_boot::{BootConfig, BootError, Protocol, XenPvGuest};
 use ambos_clock::VmClock;
 use ambos_intercept::{Device, Ledger, UnservedLog};
@@ -23,6 +24,8 @@ use ambos_kvm_pv::Origin;
 use ambos_memory::{GuestRam, MemoryError};
 use ambos_pc::apic::{ApicVcpu, TimeStampCounter};
 use ambos_pc::chipset::{ChipsetError, PcChipset, PcConfig};
+use ambos_pc::{Screen, VideoMode};
+use ambos_pc_map::memory::DISPLAY_MEMORY_SIZE;
 use ambos_share::ShareError;
 use ambos_vcpu::{Attention, CpuState};
 use ambos_xen::Layout;
@@ -55,6 +58,8 @@ pub struct Config {
     pub disks: Vec<Disk>,
     /// The network that it is connected to.
     pub network: Option<Network>,
+    /// What its screen shows at first; a PV guest has none.
+    pub video: VideoMode,
     /// What else it reaches of the host, if [`Config::technique`] is [`Technique::Hybrid`].
     pub access: HostAccess,
     /// Takes what the guest prints on its console: the first serial port, and the paravirtual
@@ -123,6 +128,8 @@ struct Input {
     /// Columns and rows of the window that shows the console, if anybody knows.
     size: Option<(u16, u16)>,
     panel: Option<Arc<dyn FrontPanel>>,
+    /// The panel of the present run or the last one, for its screen.
+    last: Option<Arc<dyn FrontPanel>>,
 }
 
 /// What someone in front of the machine reaches.
@@ -137,6 +144,11 @@ pub(crate) trait FrontPanel: Send + Sync {
 
     /// Presses the power button.
     fn press_power_button(&self);
+
+    /// Looks at the screen, if there is one.
+    fn screen(&self) -> Option<Screen> {
+        None
+    }
 }
 
 impl FrontPanel for PcChipset {
@@ -146,6 +158,10 @@ impl FrontPanel for PcChipset {
 
     fn press_power_button(&self) {
         Self::press_power_button(self);
+    }
+
+    fn screen(&self) -> Option<Screen> {
+        Self::screen(self)
     }
 }
 
@@ -205,6 +221,14 @@ impl Handle {
         }
     }
 
+    /// What the machine's screen shows, or showed at its end; `None` if it has no screen.
+    pub fn screen(&self) -> Option<Screen> {
+        let input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        let panel = input.last.clone();
+        drop(input);
+        panel.and_then(|panel| panel.screen())
+    }
+
     /// Asks the machine to end.
     pub fn stop(&self) {
         self.control.end(Outcome::Stopped);
@@ -242,6 +266,7 @@ pub struct Machine {
     disks: Vec<Disk>,
     network: Option<Network>,
     access: HostAccess,
+    video: VideoMode,
 
     // Book-keeping.
     control: Arc<Control>,
@@ -273,6 +298,7 @@ impl Machine {
             mut disks,
             network,
             access,
+            video,
             console,
         } = config;
         disks::check(&disks, technique)?;
@@ -282,11 +308,14 @@ impl Machine {
         let observer =
             Observer { ledgers: ledgers.clone(), labels: Arc::default(), transfers, made };
         let layout = (technique == Technique::Para).then(|| Layout::new(memory));
-        let ram = Arc::new(GuestRam::new(layout.map_or(memory, |layout| layout.ram_size()))?);
+        let ram = Arc::new(match &layout {
+            Some(layout) => GuestRam::new(layout.ram_size())?,
+            None => GuestRam::with_display(memory, DISPLAY_MEMORY_SIZE)?,
+        });
         if layout.is_some() && cpus > ambos_xen::MAX_VCPUS {
             return Err(MachineError::Vcpus(cpus, ambos_xen::MAX_VCPUS));
         }
-        let entry = load(&ram, layout.as_ref(), &mut boot, cpus)?;
+        let entry = load(&ram, layout.as_ref(), &mut boot, cpus, video)?;
         Ok(Self {
             model: Arc::new(CpuModel::host(cpus)),
             boot,
@@ -299,6 +328,7 @@ impl Machine {
             disks,
             network,
             access,
+            video,
             control: Arc::default(),
             input: Arc::default(),
             ledgers,
@@ -334,12 +364,14 @@ impl Machine {
             }
             self.resets += 1;
             let cpus = self.ledgers.len() as u32;
-            self.entry = load(&self.ram, self.layout.as_ref(), &mut self.boot, cpus)?;
+            self.entry = load(&self.ram, self.layout.as_ref(), &mut self.boot, cpus, self.video)?;
         }
     }
 
     fn run_once(&mut self) -> Result<Outcome, MachineError> {
         let clock = VmClock::monotonic();
+        // The chips of the last run are gone before there are new ones.
+        self.input.lock().unwrap_or_else(PoisonError::into_inner).last = None;
         let Assembly { mut vcpus, panel, labels } = match (&self.entry, self.layout) {
             (Entry::Xen(guest), Some(layout)) => self.assemble_para(&clock, guest, layout)?,
             (Entry::Pc(entry), _) => self.assemble(&clock, entry)?,
@@ -351,6 +383,7 @@ impl Machine {
             if let Some((columns, rows)) = input.size {
                 panel.resize(columns, rows);
             }
+            input.last = Some(Arc::clone(&panel));
             input.panel = Some(panel);
             input.drain();
         }
@@ -445,6 +478,7 @@ impl Machine {
             ram_size: self.ram.size(),
             debug_exit: self.debug_exit,
         })?;
+        chipset.add_vga(&self.ram, self.video)?;
         disks::plug(&mut chipset, &self.ram, clock, &self.disks, self.technique)?;
         if let Some(network) = &self.network {
             network::plug(&mut chipset, &self.ram, clock, network, self.technique)?;
@@ -536,8 +570,13 @@ fn load(
     layout: Option<&Layout>,
     boot: &mut Loader,
     cpus: u32,
+    video: VideoMode,
 ) -> Result<Entry, MachineError> {
-    let config = BootConfig { cpus, ..boot().map_err(MachineError::Files)? };
+    let display = Some(match video {
+        VideoMode::Text => Display::Text,
+        VideoMode::Linear { width, height } => Display::Linear { width, height },
+    });
+    let config = BootConfig { cpus, display, ..boot().map_err(MachineError::Files)? };
     Ok(match layout {
         Some(layout) => {
             let config = BootConfig { protocol: Protocol::XenPv, ..config };

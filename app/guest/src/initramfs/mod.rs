@@ -16,6 +16,9 @@ const PROFILE: &[u8] = include_bytes!("profile");
 /// Read by interactive shells, and before a command.
 const SHRC: &[u8] = include_bytes!("shrc");
 
+/// A guest's console is serial: it need not spend time on a frame buffer unless it is asked to.
+const MODPROBE: &[u8] = b"blacklist bochs\n";
+
 /// What the DHCP client calls.
 const DHCP: &[u8] = include_bytes!("udhcpc.sh");
 
@@ -29,6 +32,9 @@ pub const DRIVERS: &[&str] = &[
     "sd_mod",
     "sr_mod",
     "e1000",
+    // Its screen as a frame buffer, and its mouse; nothing loads them by itself.
+    "bochs",
+    "psmouse",
     // Hybrid: virtio over PCI.
     "virtio_pci",
     "virtio_blk",
@@ -65,6 +71,7 @@ const DIRECTORIES: &[(&str, u32)] = &[
     ("etc", 0o755),
     ("etc/acpi", 0o755),
     ("etc/acpi/PWRF", 0o755),
+    ("etc/modprobe.d", 0o755),
     ("lib", 0o755),
     ("lib/modules", 0o755),
     ("mnt", 0o755),
@@ -94,6 +101,7 @@ const FILES: &[(&str, u32, &[u8])] = &[
     ("etc/shrc", 0o644, SHRC),
     ("etc/acpi/PWRF/00000080", 0o755, b"#!/bin/sh\npoweroff -f\n"),
     ("etc/udhcpc.sh", 0o755, DHCP),
+    ("etc/modprobe.d/ambos.conf", 0o644, MODPROBE),
     ("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n"),
     ("etc/group", 0o644, b"root:x:0:\n"),
     ("etc/hosts", 0o644, b"127.0.0.1 localhost ambos\n::1 localhost\n"),

@@ -27,7 +27,8 @@ const fn refuse(reason: &'static str) -> BootError {
     BootError::Protocol { protocol: Protocol::Linux64, reason }
 }
 
-/// Loads the configured kernel; `vmlinux` is its ELF file where the caller has it already.
+/// Loads the configured kernel; `vmlinux` is its ELF file where the caller has it already, and instead of a bzImage
+/// that unpacks itself.
 pub(super) fn load(
     boot: &mut Boot<'_>,
     vmlinux: Option<&Vmlinux<'_>>,
@@ -35,7 +36,12 @@ pub(super) fn load(
     boot.refuse_modules(Protocol::Linux64)?;
     let kernel = &boot.config.kernel;
     let loaded = match (kernel.kind(), vmlinux) {
-        (ImageKind::BzImage(image), _) => load_bzimage(boot, image)?,
+        (ImageKind::BzImage(image), None) => load_bzimage(boot, image)?,
+        // The kernel proper, unpacked: what its own header says of it holds all the same.
+        (ImageKind::BzImage(image), Some(vmlinux)) => {
+            let command_line_max = usize::try_from(image.command_line_max()).unwrap_or(usize::MAX);
+            Loaded { header: *image.header(), command_line_max, ..load_elf(boot, vmlinux)? }
+        }
         (ImageKind::Elf(_), Some(vmlinux)) => load_elf(boot, vmlinux)?,
         (ImageKind::Elf(_), None) => match kernel.vmlinux()? {
             Some(vmlinux) => load_elf(boot, &vmlinux)?,
@@ -102,6 +108,9 @@ fn write_zero_page(boot: &mut Boot<'_>, loaded: &Loaded) -> Result<u64, BootErro
     let mut params = boot_params { hdr: loaded.header, ..boot_params::default() };
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     params.acpi_rsdp_addr = boot.rsdp;
+    if let Some(display) = config.display {
+        params.screen_info = super::screen::info(display);
+    }
     let limit = loaded.command_line_max;
     params.hdr.cmd_line_ptr = boot.put_command_line(&config.command_line, limit)? as u32;
     if let Some(initrd) = &config.initrd {

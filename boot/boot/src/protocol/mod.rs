@@ -17,15 +17,17 @@ mod linux64;
 mod memory_map;
 mod multiboot;
 mod pvh;
+mod screen;
 mod segments;
 mod xen_pv;
 
 pub use layout::Layout;
 pub use memory_map::{MapEntry, MapKind, MemoryMap};
+pub use screen::Display;
 pub use xen_pv::{XenPvGuest, load as load_xen_pv};
 
 use crate::acpi::{self, AcpiError};
-use crate::image::{ImageError, ImageKind, KernelImage};
+use crate::image::{ElfClass, ImageError, ImageKind, KernelImage};
 use ambos_memory::{GuestMemoryMmap, GuestPhysAddr, GuestRam};
 use ambos_vcpu::CpuState;
 use std::fmt;
@@ -35,7 +37,8 @@ use vm_memory::Bytes;
 /// Which protocol to boot by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
-    /// The quickest one the kernel has: PVH, else Multiboot, else Linux 64-bit.
+    /// The quickest one the kernel has: PVH, else Multiboot, else Linux 64-bit; for a bzImage on a machine with a
+    /// display, Linux 64-bit with the kernel proper unpacked by the host.
     #[default]
     Auto,
     /// Linux's 64-bit boot protocol.
@@ -95,6 +98,8 @@ pub struct BootConfig {
     pub protocol: Protocol,
     /// Memory to keep the guest from.
     pub reserved: Vec<Reserved>,
+    /// What the display adapter shows, if there is one. Linux can be told by its own protocol only.
+    pub display: Option<Display>,
 }
 
 impl BootConfig {
@@ -108,6 +113,7 @@ impl BootConfig {
             cpus: 1,
             protocol: Protocol::Auto,
             reserved: Vec::new(),
+            display: None,
         }
     }
 }
@@ -239,11 +245,19 @@ pub fn load(ram: &GuestRam, config: &BootConfig) -> Result<CpuState, BootError> 
                     ) if matches!(kernel.kind(), ImageKind::BzImage(_)) => None,
                     Err(error) => return Err(error.into()),
                 };
+            // PVH has no words for a screen.
+            let told = config.display.is_some() && matches!(kernel.kind(), ImageKind::BzImage(_));
             match vmlinux {
+                Some(vmlinux) if told && vmlinux.elf.class == ElfClass::Elf64 => {
+                    linux64::load(&mut boot, Some(&vmlinux))
+                }
                 Some(vmlinux) if vmlinux.xen_notes().pvh_entry().is_some() => {
                     pvh::load(&mut boot, &vmlinux)
                 }
                 _ if kernel.multiboot().is_some() => multiboot::load(&mut boot),
+                _ if matches!(kernel.kind(), ImageKind::BzImage(_)) => {
+                    linux64::load(&mut boot, None)
+                }
                 vmlinux => linux64::load(&mut boot, vmlinux.as_ref()),
             }
         }

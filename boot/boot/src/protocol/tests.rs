@@ -167,6 +167,25 @@ fn multiboot_starts_a_flat_file_by_its_addresses() {
 }
 
 #[test]
+fn a_kernel_is_told_of_the_screen() {
+    let screen = |display: Display| {
+        let ram = ram(64);
+        let mut config = config(bzimage(Compression::Lz4, &vmlinux()));
+        config.display = Some(display);
+        let state = load(&ram, &config).unwrap();
+        // The kernel proper is in place, and entered in long mode.
+        assert_eq!((state.rip, state.control.efer != 0), (0x100_0000, true));
+        read(&ram, state.gpr[gpr::RSI], 0x40)
+    };
+    let text = screen(Display::Text);
+    assert_eq!((text[0x06], text[0x07], text[0x0e], text[0x0f], text[0x10]), (3, 80, 25, 1, 16));
+    let linear = screen(Display::Linear { width: 1024, height: 768 });
+    assert_eq!((linear[0x0f], u32_at(&linear, 0x18).unwrap()), (0x23, 0xfd00_0000));
+    let words = [0x12, 0x14, 0x16, 0x24].map(|offset| u16_at(&linear, offset).unwrap());
+    assert_eq!(words, [1024, 768, 32, 4096]);
+}
+
+#[test]
 fn auto_takes_the_quickest_way() {
     let pvh = |state: &CpuState| state.control.efer == 0 && state.rip == 0x100_0200;
     let kernel = vmlinux();

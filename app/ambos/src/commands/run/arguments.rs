@@ -2,6 +2,7 @@
 
 use super::disk::Disk;
 use super::network::Network;
+use super::screen::{ScreenFile, Vga};
 use super::share::{Directory, Sockets};
 use crate::size;
 use clap::{Args, ValueEnum};
@@ -22,6 +23,7 @@ Examples:
 Keys, when the console is a terminal:
   Ctrl-a x  end the guest at once
   Ctrl-a p  press the power button: ask the guest to switch off
+  Ctrl-a s  write what the screen shows to the file of --screen
   Ctrl-a a  send Ctrl-a to the guest
   Ctrl-a h  show these keys
 
@@ -113,6 +115,20 @@ pub(crate) struct Arguments {
     /// `cid=N` is the guest's address, 3 unless given.
     #[arg(long, value_name = "PATH[,cid=N]", help_heading = "Machine")]
     pub(super) vsock: Option<Sockets>,
+    /// What the screen shows when the guest starts: `text`, or a frame buffer of so many dots
+    #[arg(
+        long,
+        value_name = "text|WIDTHxHEIGHT",
+        help_heading = "Machine",
+        default_value = "text"
+    )]
+    pub(super) vga: Vga,
+
+    /// Write what the screen shows to FILE at the end, at `Ctrl-a s` and at SIGUSR1
+    ///
+    /// A name that ends in .png gets a picture, one that ends in .txt the characters of a screen in text mode.
+    #[arg(long, value_name = "FILE", help_heading = "Machine")]
+    pub(super) screen: Option<ScreenFile>,
 
     /// What executes the guest's instructions
     #[arg(long, value_enum, help_heading = "Machine", default_value_t = Engine::Auto)]

@@ -266,6 +266,9 @@ pub(super) mod tests {
         fn resize(&self, _rows: u16, _columns: u16) {}
 
         fn press_power_button(&self) {}
+        fn screen(&self) -> Option<ambos_machine::Screen> {
+            None
+        }
 
         fn stop(&self) {
             *self.0.lock().unwrap() += 1;

@@ -7,6 +7,7 @@ const ESCAPE: u8 = 0x01;
 pub(super) const HELP: &str = "\
 Ctrl-a x  end the guest at once
 Ctrl-a p  press the power button: ask the guest to switch off
+Ctrl-a s  write what the screen shows to the file of --screen
 Ctrl-a a  send Ctrl-a to the guest
 Ctrl-a h  show this help
 ";
@@ -18,6 +19,8 @@ pub(super) enum Request {
     Quit,
     /// Press the guest's power button.
     PowerButton,
+    /// Write what the screen shows.
+    Screen,
     /// Show [`HELP`].
     Help,
 }
@@ -45,6 +48,7 @@ impl Keys {
             match key {
                 b'x' | b'X' => requests.push(Request::Quit),
                 b'p' | b'P' => requests.push(Request::PowerButton),
+                b's' | b'S' => requests.push(Request::Screen),
                 b'h' | b'H' | b'?' => requests.push(Request::Help),
                 b'a' | b'A' | ESCAPE => guest.push(ESCAPE),
                 // No request: both keys were meant for the guest.
@@ -64,7 +68,8 @@ mod tests {
         let mut keys = Keys::default();
         let mut guest = Vec::new();
         assert_eq!(keys.feed(b"ls\x01h\x01a\x01\x01\x01e\x03", &mut guest), [Request::Help]);
-        assert_eq!(keys.feed(b"\x01p", &mut guest), [Request::PowerButton]);
+        let requests = keys.feed(b"\x01p\x01s", &mut guest);
+        assert_eq!(requests, [Request::PowerButton, Request::Screen]);
         assert_eq!(guest, b"ls\x01\x01\x01e\x03");
     }
 

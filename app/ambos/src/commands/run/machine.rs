@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use ambos_boot::image::{ImageKind, XenNote};
 use ambos_boot::{BootConfig, KernelImage, Protocol};
 use ambos_guest::exec::WindowMark;
-use ambos_machine::{Config, EngineConfig, EngineKind, HostAccess, Machine, MachineError};
+use ambos_machine::{Config, EngineConfig, EngineKind, HostAccess, Machine, MachineError, Screen};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -51,6 +51,8 @@ pub(super) trait Handle: Send + Sync {
     fn resize(&self, rows: u16, columns: u16);
     /// Presses the machine's power button.
     fn press_power_button(&self);
+    /// What the machine's screen shows, if it has one.
+    fn screen(&self) -> Option<Screen>;
     /// Asks the machine to end.
     fn stop(&self);
 }
@@ -118,6 +120,7 @@ pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, 
         disks,
         network,
         access,
+        video: plan.vga.0,
         console,
     };
     let mut machine = Machine::new(config).map_err(failure)?;
@@ -242,6 +245,10 @@ impl Handle for MachineHandle {
 
     fn press_power_button(&self) {
         self.handle.press_power_button();
+    }
+
+    fn screen(&self) -> Option<Screen> {
+        self.handle.screen()
     }
 
     fn stop(&self) {

@@ -8,6 +8,7 @@ mod machine;
 mod network;
 mod panic_watch;
 mod plan;
+mod screen;
 mod share;
 mod verdict;
 mod windows;
@@ -21,6 +22,7 @@ use console::{Console, Seen, Sinks};
 use keys::{Keys, Request};
 use machine::{Finished, Handle, Started, Statistics, Surroundings};
 use plan::Plan;
+use screen::ScreenFile;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write, stderr, stdin, stdout};
 use std::path::{Path, PathBuf};
@@ -52,6 +54,9 @@ fn supervise(
     start: impl FnOnce(&Plan, Surroundings) -> Result<Started, Failure>,
 ) -> Result<u8, Failure> {
     let exec = arguments.exec.is_some();
+    if let Some(screen) = &arguments.screen {
+        screen.create()?;
+    }
     let report = Report::new(arguments.stats.as_ref())?;
     let console = Console::new(plan.nonce.as_ref(), exec, sinks);
     let surroundings = {
@@ -70,10 +75,23 @@ fn supervise(
         terminal::on_resize(move |rows, columns| handle.resize(rows, columns))
             .map_err(|error| Failure::monitor("cannot handle signals", error))?;
     }
-    let raw = if has_terminal(arguments) { connect_input(&console, handle)? } else { None };
+    if let Some(screen) = &arguments.screen {
+        screen
+            .write_on_signal(Arc::clone(&handle))
+            .map_err(|error| Failure::monitor("cannot handle signals", error))?;
+    }
+    let screen = arguments.screen.clone();
+    let raw = if has_terminal(arguments) {
+        connect_input(&console, Arc::clone(&handle), screen)?
+    } else {
+        None
+    };
     let Finished { outcome, statistics } = run();
     let on_terminal = raw.is_some();
     drop(raw);
+    if let (Some(file), Some(screen)) = (&arguments.screen, handle.screen()) {
+        file.write(&screen)?;
+    }
 
     let seen = console.finish();
     if on_terminal && seen.mid_line {
@@ -124,12 +142,16 @@ fn stop_on_signals(handle: Arc<dyn Handle>) -> Result<Arc<AtomicI32>, Failure> {
 }
 
 /// Passes standard input on to the guest, from a thread that lives as long as the monitor.
-fn connect_input(console: &Console, handle: Arc<dyn Handle>) -> Result<Option<RawMode>, Failure> {
+fn connect_input(
+    console: &Console,
+    handle: Arc<dyn Handle>,
+    screen: Option<ScreenFile>,
+) -> Result<Option<RawMode>, Failure> {
     let console = console.clone();
     let (raw, forward): (_, Box<dyn FnOnce() + Send>) = if stdin().is_terminal() {
         let raw = RawMode::enter(stdin())
             .map_err(|error| Failure::monitor("cannot set up the terminal", error))?;
-        (Some(raw), Box::new(move || forward_keys(stdin(), handle.as_ref())))
+        (Some(raw), Box::new(move || forward_keys(stdin(), handle.as_ref(), screen.as_ref())))
     } else {
         let forward = move || {
             console.wait_until_ready();
@@ -145,7 +167,7 @@ fn connect_input(console: &Console, handle: Arc<dyn Handle>) -> Result<Option<Ra
 }
 
 /// Passes on what is typed, but for requests to the monitor.
-fn forward_keys(input: impl Read, handle: &dyn Handle) {
+fn forward_keys(input: impl Read, handle: &dyn Handle, screen: Option<&ScreenFile>) {
     let mut keys = Keys::default();
     let asked = AtomicBool::new(false);
     read_pieces(input, |typed| {
@@ -154,6 +176,12 @@ fn forward_keys(input: impl Read, handle: &dyn Handle) {
             match request {
                 Request::Help => eprint!("\r\n{}", keys::HELP),
                 Request::PowerButton => handle.press_power_button(),
+                Request::Screen => match screen {
+                    Some(screen) => screen.write_now(handle),
+                    None => {
+                        eprint!("\r\nthere is no file for the screen; start with --screen FILE\r\n")
+                    }
+                },
                 // Asked twice, it is meant.
                 Request::Quit if asked.swap(true, Ordering::Relaxed) => {
                     terminal::restore();
@@ -255,6 +283,9 @@ mod tests {
         fn mark(&self, _mark: WindowMark) {}
         fn resize(&self, _rows: u16, _columns: u16) {}
         fn press_power_button(&self) {}
+        fn screen(&self) -> Option<ambos_machine::Screen> {
+            None
+        }
         fn stop(&self) {}
     }
 
@@ -326,6 +357,9 @@ mod tests {
             fn mark(&self, _mark: WindowMark) {}
             fn resize(&self, _rows: u16, _columns: u16) {}
             fn press_power_button(&self) {}
+            fn screen(&self) -> Option<ambos_machine::Screen> {
+                None
+            }
             fn stop(&self) {
                 self.send(b"(stop)");
             }
@@ -334,7 +368,7 @@ mod tests {
         forward_bytes(&b"ls\n\x01x"[..], &typed);
         assert_eq!(*typed.0.lock().unwrap(), b"ls\n\x01x");
         let typed = Typed::default();
-        forward_keys(&b"ls\n\x01x"[..], &typed);
+        forward_keys(&b"ls\n\x01x"[..], &typed, None);
         assert_eq!(*typed.0.lock().unwrap(), b"(stop)ls\n");
     }
 }

@@ -3,6 +3,7 @@
 use super::arguments::{Arguments, Boot, Engine, Module, Technique};
 use super::disk::Disk;
 use super::network::Network;
+use super::screen::Vga;
 use super::share::{Directory, Sockets};
 use crate::failure::Failure;
 use ambos_guest::exec::{self, Nonce};
@@ -34,6 +35,7 @@ pub(super) struct Plan {
     pub(super) sockets: Option<Sockets>,
     /// Rows and columns of the terminal that shows the console, if one does.
     pub(super) terminal: Option<(u16, u16)>,
+    pub(super) vga: Vga,
     /// The user's part of the kernel command line; all there is for a kernel other than Linux.
     pub(super) append: String,
     /// Parameters for a Linux kernel, and for our initramfs if that is used.
@@ -70,6 +72,9 @@ impl Plan {
             ),
             None => None,
         };
+        if arguments.technique == Technique::Para && arguments.screen.is_some() {
+            return Err(Failure::usage("a PV guest has no screen; leave --screen out"));
+        }
         let (kernel, initrd, ours) = files(arguments, guest)?;
         readable("kernel", &kernel)?;
         if let Some(initrd) = &initrd {
@@ -113,6 +118,7 @@ impl Plan {
             shares: shares(arguments)?,
             sockets: arguments.vsock.clone(),
             terminal,
+            vga: arguments.vga,
             append: arguments.append.clone().unwrap_or_default(),
             defaults: defaults.join(" "),
             nonce,
