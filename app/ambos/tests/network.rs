@@ -31,7 +31,9 @@ fn ambos(technique: &str, guest: &str, network: &str, script: &str) -> Command {
 
 /// Runs `script` in a guest; returns its output.
 fn run(technique: &str, guest: &str, network: &str, script: &str) -> String {
-    let output = ambos(technique, guest, network, script).output().unwrap();
+    // Files lie in memory, of which they may take half.
+    let memory = format!("--memory={}M", 512 + 2 * (length() >> 20));
+    let output = ambos(technique, guest, network, script).arg(memory).output().unwrap();
     let log = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{technique}: {log}");
     for line in log.lines() {

@@ -1,0 +1,40 @@
+//! Guests that do whatever random bytes say to a device: nothing panics and nothing hangs. The fuzz targets do the
+//! same with better chosen bytes.
+
+mod guest;
+
+use guest::Device;
+
+fn attack(device: Device) {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut byte = || {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 56) as u8
+    };
+    for round in 0..150 {
+        let data: Vec<u8> = (0..500 + round * 10).map(|_| byte()).collect();
+        guest::run(device, &data);
+    }
+}
+
+#[test]
+fn the_disk_controller_survives() {
+    attack(Device::Ide);
+}
+
+#[test]
+fn the_network_adapter_survives() {
+    attack(Device::E1000);
+}
+
+#[test]
+fn the_display_adapter_survives() {
+    attack(Device::Vga);
+}
+
+#[test]
+fn keyboard_and_mouse_survive() {
+    attack(Device::I8042);
+}
