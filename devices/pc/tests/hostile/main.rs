@@ -6,13 +6,8 @@ mod guest;
 use guest::Device;
 
 fn attack(device: Device) {
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let mut byte = || {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 56) as u8
-    };
+    let mut random = ambos_random::Random::new(1);
+    let mut byte = || (random.next() >> 56) as u8;
     for round in 0..150 {
         let data: Vec<u8> = (0..500 + round * 10).map(|_| byte()).collect();
         guest::run(device, &data);
