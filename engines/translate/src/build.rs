@@ -102,8 +102,8 @@ pub(crate) enum ColdKind {
     Leave,
     /// It looks into the second level of the TLB.
     Probe(ColdProbe),
-    /// It looks into the second level of a set's jump cache.
-    Jump(usize),
+    /// It looks into the second level of a set's jump cache, for the address in R10 or the one given.
+    Jump(usize, Option<u64>),
 }
 
 /// What the entries need off the straight path.
@@ -635,7 +635,10 @@ impl Builder<'_> {
             match kind {
                 ColdKind::Leave => self.leave_at(site),
                 ColdKind::Probe(probe) => self.cold_probe(site, probe),
-                ColdKind::Jump(set) => {
+                ColdKind::Jump(set, known) => {
+                    if let Some(linear) = known {
+                        self.code.constant(reg::R10, linear);
+                    }
                     self.note_site(site);
                     self.code.jump(self.stubs.second.jump(set));
                 }

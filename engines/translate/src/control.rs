@@ -6,6 +6,7 @@ use crate::emit::{Mem, reg};
 use crate::layout;
 use crate::second;
 use crate::site::Kind;
+use ambos_interpret::mmu::{Entry, jump_slot};
 
 impl Builder<'_> {
     /// Goes on at `target`, relative to the page, if the condition holds.
@@ -47,26 +48,50 @@ impl Builder<'_> {
             }
             _ => {
                 let linear = self.page_base().wrapping_add(target);
+                if i32::try_from(linear as i64).is_ok() {
+                    self.through_known_slot(linear, stack);
+                    return;
+                }
                 self.code.constant(reg::R10, linear);
             }
         }
         self.through_jump_cache(stack);
     }
 
-    /// Goes on at the linear address in R10. Wherever that is finds the flags in memory: most code
-    /// overwrites them before it asks, and then nothing restores them.
-    pub(crate) fn through_jump_cache(&mut self, stack: i64) {
+    /// Goes on at a known linear address, whose place in the jump cache is known as well. Blocks that it
+    /// leads to have their address in them, as this one does, and do not want it in R10.
+    fn through_known_slot(&mut self, linear: u64, stack: i64) {
+        self.leave_block();
+        let entry = self.set.jumps + jump_slot(linear) as i32 * size_of::<Entry>() as i32;
+        // cmp qword ptr [entry], linear
+        self.code.op(true, &[0x81], 7, Mem::Gs(entry));
+        self.code.raw(&(linear as i32).to_le_bytes());
+        let miss = self.code.jump_if(5, 0);
+        let site = self.site(Kind::Indirect { stack });
+        self.cold(miss, site, ColdKind::Jump(self.set_number, Some(linear)));
+        // jmp [entry's code]
+        self.code.op(false, &[0xff], 4, Mem::Gs(entry + 8));
+    }
+
+    /// Prepares for what every block that a jump cache leads to expects.
+    fn leave_block(&mut self) {
         if self.shadow {
             // Where it leads looks whether something wants attention.
             self.end_shadow();
         }
         self.keep_flags(reg::R11);
+    }
+
+    /// Goes on at the linear address in R10. Wherever that is finds the flags in memory: most code
+    /// overwrites them before it asks, and then nothing restores them.
+    pub(crate) fn through_jump_cache(&mut self, stack: i64) {
+        self.leave_block();
         let jumps = self.set.jumps;
         second::jump_slot(self.code, reg::R11, reg::R10);
         self.code.compare(Mem::GsBase(reg::R11, jumps), reg::R10);
         let miss = self.code.jump_if(5, 0);
         let site = self.site(Kind::Indirect { stack });
-        self.cold(miss, site, ColdKind::Jump(self.set_number));
+        self.cold(miss, site, ColdKind::Jump(self.set_number, None));
         // jmp [entry's code]
         self.code.op(false, &[0xff], 4, Mem::GsBase(reg::R11, jumps + 8));
     }

@@ -116,10 +116,9 @@ impl Builder<'_> {
             [false, true] => (reg::R10, reg::R11, Some(1)),
             [false, false] => (reg::R10, reg::R11, None),
         };
-        if !self.linear(instruction, first, second) {
+        if !self.locate(instruction, first, second, operand) {
             return Done::Refused;
         }
-        self.probe(first, second, operand);
         let mut copy = with_base(instruction, iced(first), 0);
         match home {
             Some(home) => {
@@ -184,10 +183,9 @@ impl Builder<'_> {
             .into_iter()
             .find(|&free| !used.iter().any(|used| used.register().full_register() == free));
         let Some(free) = free else { return Done::Refused };
-        if !self.linear(instruction, reg::R10, reg::R11) {
+        if !self.locate(instruction, reg::R10, reg::R11, operand) {
             return Done::Refused;
         }
-        self.probe(reg::R10, reg::R11, operand);
         self.code.lea(reg::R10, Mem::Sum(reg::R10, reg::R11));
         let number = free.number() as u8;
         self.code.store(Mem::Gs(layout::WAITING), number);

@@ -21,12 +21,10 @@ impl Builder<'_> {
         let groups: Vec<usize> = self.plan.probes_at(self.index).collect();
         for number in groups {
             let group = self.plan.groups[number];
-            // Its parts have been checked to fit.
-            let computed = self.compute(group.address, reg::R10, reg::R11);
-            debug_assert!(computed, "a group's address can be computed");
             let check =
                 Check { size: group.span, write: group.write, flags_live, group: Some(group) };
-            self.check(reg::R10, reg::R11, check);
+            let located = self.locate_address(group.address, reg::R10, reg::R11, check);
+            debug_assert!(located, "the parts of a group's address have been checked to fit");
             self.code.lea(reg::R11, Mem::Sum(reg::R10, reg::R11));
             self.holds(1, number);
             self.counters.groups += 1;

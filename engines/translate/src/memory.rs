@@ -12,7 +12,7 @@ use crate::layout;
 use crate::plan::{Address, Group};
 use crate::scratch::home_of;
 use crate::site::Kind;
-use ambos_interpret::mmu::ENTRIES;
+use ambos_interpret::mmu::{ENTRIES, Entry};
 use iced_x86::{Code as Op, Instruction, MemoryOperand, Register};
 
 /// What an instruction does with a memory operand.
@@ -46,6 +46,8 @@ pub(crate) struct ColdProbe {
     in_r11: bool,
     /// The first level.
     cache: i32,
+    /// The address, if it is known and not in a register.
+    known: Option<u64>,
     /// Where to go on.
     ready: u64,
     set: usize,
@@ -85,6 +87,9 @@ impl Builder<'_> {
             }
         } else if base == Register::None && index == Register::None {
             self.code.constant(first, displacement as u64);
+        } else if index == Register::None && displacement == 0 && !narrow {
+            // Unlike LEA this takes no time.
+            self.code.copy(first, base.number() as u8);
         } else {
             let memory =
                 MemoryOperand::new(base, index, scale, displacement, 1, false, Register::None);
@@ -105,6 +110,74 @@ impl Builder<'_> {
         true
     }
 
+    /// Computes the linear address of the memory operand and emits its probe; frees both scratch registers
+    /// before. `false` if that cannot be done.
+    pub(crate) fn locate(
+        &mut self,
+        instruction: &Instruction,
+        first: u8,
+        second: u8,
+        operand: Operand,
+    ) -> bool {
+        let Some(address) = Address::of(instruction) else { return false };
+        let Operand { size, write, flags_live } = operand;
+        self.locate_address(address, first, second, Check { size, write, flags_live, group: None })
+    }
+
+    /// The same for any address and check.
+    pub(crate) fn locate_address(
+        &mut self,
+        address: Address,
+        first: u8,
+        second: u8,
+        check: Check,
+    ) -> bool {
+        if let Some(linear) = self.known(address, check.size) {
+            self.free_scratch();
+            self.check_known(linear, first, second, check);
+            return true;
+        }
+        if !self.compute(address, first, second) {
+            return false;
+        }
+        self.check(first, second, check);
+        true
+    }
+
+    /// An address that is known while the block is built, if its place in the TLB then is as well and the
+    /// operand does not cross into the next page.
+    fn known(&self, address: Address, size: usize) -> Option<u64> {
+        let Address { base, index, segment, displacement, narrow, .. } = address;
+        let fixed = match base {
+            Register::RIP => self.source.absolute,
+            Register::None => index == Register::None && !narrow,
+            _ => false,
+        };
+        let linear = displacement as u64;
+        let inside = (linear & 0xfff) as usize + size <= 0x1000;
+        let small = i32::try_from(displacement).is_ok();
+        (fixed && segment.is_none() && inside && small).then_some(linear)
+    }
+
+    /// Emits the probe for a known linear address: with the slot known there is nothing to compute.
+    fn check_known(&mut self, linear: u64, first: u8, second: u8, check: Check) {
+        let cache = if check.write { self.set.write } else { self.set.read };
+        let slot = (linear >> 12) as usize & (ENTRIES - 1);
+        let entry = cache + slot as i32 * size_of::<Entry>() as i32;
+        self.counters.probes += 1;
+        if check.flags_live {
+            self.keep_flags(second);
+        }
+        let retry = self.code.here();
+        // cmp qword ptr [entry], page
+        self.code.op(true, &[0x81], 7, Mem::Gs(entry));
+        self.code.raw(&((linear & !0xfff) as i32).to_le_bytes());
+        let miss = self.code.jump_if(5, 0);
+        self.code.load(second, Mem::Gs(entry + 8));
+        self.code.constant(first, linear & 0xfff);
+        self.end_check(first, cache, Some(linear), [miss, retry], check);
+    }
+
     /// Emits the probe for the operand whose linear address is in `first`.
     pub(crate) fn probe(&mut self, first: u8, second: u8, operand: Operand) {
         let Operand { size, write, flags_live } = operand;
@@ -113,7 +186,7 @@ impl Builder<'_> {
 
     /// Emits the probe for the linear address in `first`.
     pub(crate) fn check(&mut self, first: u8, second: u8, check: Check) {
-        let Check { size, write, flags_live, group } = check;
+        let Check { size, write, flags_live, .. } = check;
         let cache = if write { self.set.write } else { self.set.read };
         self.counters.probes += 1;
         if flags_live {
@@ -126,39 +199,51 @@ impl Builder<'_> {
         self.code.cmp(first, 0x1000 - size as i32);
         let miss = self.code.jump_if(7, 0);
         self.code.load(second, Mem::GsBase(second, cache + 8));
+        self.end_check(first, cache, None, [miss, retry], check);
+    }
+
+    /// Ends a probe: the displacement of the jump that is taken if it fails, and where to try again, are
+    /// given.
+    fn end_check(
+        &mut self,
+        first: u8,
+        cache: i32,
+        known: Option<u64>,
+        [miss, retry]: [u64; 2],
+        check: Check,
+    ) {
+        let Check { size, write, flags_live, group } = check;
         let ready = self.code.here();
         if self.eager_flags {
             self.want_flags(None);
         }
         let in_r11 = first == reg::R11;
+        let flags_kept = flags_live;
         let kind = match group {
-            None => Kind::Miss {
-                in_r11,
-                size: size as u8,
-                write,
-                flags_kept: flags_live,
-                spanned: self.plan.spans(self.index),
-                retry,
-                ready,
-            },
+            None => {
+                let (size, spanned) = (size as u8, self.plan.spans(self.index));
+                Kind::Miss { in_r11, size, write, flags_kept, spanned, retry, ready }
+            }
             Some(Group { first, .. }) => {
-                let flags_kept = flags_live;
                 let (patch, apart, failures) = (miss, 0, 0);
                 Kind::Group { first, patch, apart, failures, write, flags_kept, retry, ready }
             }
         };
         let site = self.site(kind);
-        let set = self.set_number;
-        let cold = ColdProbe { in_r11, cache, ready, set, offset: self.offset, check };
+        let (set, offset) = (self.set_number, self.offset);
+        let cold = ColdProbe { in_r11, cache, known, ready, set, offset, check };
         self.cold(miss, site, ColdKind::Probe(cold));
     }
 
     /// Emits what a probe does off the straight path.
     pub(crate) fn cold_probe(&mut self, site: u32, probe: ColdProbe) {
-        let ColdProbe { in_r11, cache, ready, set, offset, check } = probe;
+        let ColdProbe { in_r11, cache, known, ready, set, offset, check } = probe;
         let (first, second) = if in_r11 { (reg::R11, reg::R10) } else { (reg::R10, reg::R11) };
         // The address again.
-        self.code.op(true, &[0x33], first, Mem::GsBase(second, cache));
+        match known {
+            Some(linear) => self.code.constant(first, linear),
+            None => self.code.op(true, &[0x33], first, Mem::GsBase(second, cache)),
+        }
         let mut size = check.size;
         if check.group.is_some() {
             // The second level knows but single bytes of groups.

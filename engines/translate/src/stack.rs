@@ -45,10 +45,10 @@ impl Builder<'_> {
                     self.load_member(value);
                     // What is in R10 is nothing to keep.
                 } else {
-                    if !self.linear(instruction, reg::R10, reg::R11) {
+                    let value = Operand { write: false, ..top };
+                    if !self.locate(instruction, reg::R10, reg::R11, value) {
                         return Done::Refused;
                     }
-                    self.probe(reg::R10, reg::R11, Operand { write: false, ..top });
                     self.code.load(reg::R10, Mem::Sum(reg::R10, reg::R11));
                 }
                 if let Some(member) = member {
@@ -191,10 +191,10 @@ impl Builder<'_> {
             self.load_member(member);
             return true;
         }
-        if !self.linear(instruction, reg::R10, reg::R11) {
+        let operand = Operand { size: 8, write: false, flags_live };
+        if !self.locate(instruction, reg::R10, reg::R11, operand) {
             return false;
         }
-        self.probe(reg::R10, reg::R11, Operand { size: 8, write: false, flags_live });
         self.code.load(reg::R10, Mem::Sum(reg::R10, reg::R11));
         true
     }

@@ -127,7 +127,7 @@ pub(super) fn second_slot(linear: u64) -> usize {
 /// The slot of a linear address in a first level of jumps: functions begin at few offsets in their pages,
 /// so the page's number counts as well. An address in steps of two bytes is fine enough.
 #[inline]
-pub(super) fn jump_slot(linear: u64) -> usize {
+pub fn jump_slot(linear: u64) -> usize {
     ((linear >> 8).wrapping_add(linear << 3) >> 4) as usize & (JUMPS - 1)
 }
 

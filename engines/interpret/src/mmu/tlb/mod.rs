@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 pub use bank::{
     Bank, ENTRIES, Entry, JUMP_SPREAD_SHIFT, JUMPS, PAGE_SPREAD_SHIFT, SECOND_ENTRIES,
-    SECOND_JUMPS, SETS, SPREAD, Set,
+    SECOND_JUMPS, SETS, SPREAD, Set, jump_slot,
 };
 pub(crate) use fetches::FetchEntry;
 
