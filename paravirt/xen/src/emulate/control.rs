@@ -102,7 +102,7 @@ impl XenVcpu {
             let old = std::mem::replace(&mut self.kernel_root, root);
             pages.give(old);
         }
-        let epoch = pages.epoch();
+        let epoch = pages.epoch(root);
         drop(pages);
         self.drop_local(cpu);
         if self.kernel_mode {

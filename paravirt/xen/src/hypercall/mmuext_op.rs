@@ -119,7 +119,7 @@ impl XenVcpu {
                 pages.give(old);
             }
         }
-        let epoch = pages.epoch();
+        let epoch = pages.epoch(root);
         drop(pages);
         if root != 0 {
             self.spaces.renew(cpu, root, epoch);
@@ -180,9 +180,9 @@ impl XenVcpu {
                 Some(page) if super::is_canonical(page) => cpu.flush_page(page),
                 Some(_) => {}
                 None => {
-                    let epoch = self.domain.pages(cpu).epoch();
                     for root in [self.kernel_root, self.user_root] {
                         if root != 0 {
+                            let epoch = self.domain.pages(cpu).epoch(root);
                             self.spaces.renew(cpu, root, epoch);
                         }
                     }

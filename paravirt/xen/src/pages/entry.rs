@@ -57,6 +57,11 @@ pub(crate) fn is_restriction(old: u64, new: u64) -> bool {
     is_present(old) && (lost | forbidden | (old ^ new) & ADDRESS_MASK) != 0
 }
 
+/// Whether `new` differs from `old` in nothing that a cached translation could have but the right to write.
+pub(crate) fn only_forbids_writing(old: u64, new: u64) -> bool {
+    is_writable(old) && !is_writable(new) && !is_restriction(old, new | WRITE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +86,10 @@ mod tests {
             assert!(is_restriction(old, new), "{new:#x}");
         }
         assert!(is_similar(old, old | NO_EXECUTE));
+        assert!(only_forbids_writing(old | WRITE, old));
+        assert!(!only_forbids_writing(old, old));
+        assert!(!only_forbids_writing(old | WRITE, old | NO_EXECUTE));
+        assert!(!only_forbids_writing(old | WRITE, 0));
         assert!(!is_similar(old, old | WRITE));
         assert!(!is_similar(0, 0));
     }

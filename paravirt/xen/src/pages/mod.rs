@@ -10,6 +10,7 @@
 //! One lock guards all of it ([`crate::domain::Domain::pages`]). Whoever waits for that lock or holds it serves requests to
 //! forget translations meanwhile, so that one that changes a frame's use can wait for the others' caches.
 
+mod changes;
 pub(crate) mod entry;
 pub(crate) mod tables;
 pub(crate) mod update;
@@ -17,6 +18,7 @@ pub(crate) mod update;
 use crate::layout::Layout;
 use ambos_memory::GuestRam;
 use ambos_xen_abi::Errno;
+use changes::Changes;
 use std::sync::Arc;
 
 /// Whose a frame is.
@@ -78,8 +80,7 @@ pub(crate) struct Pages {
     allocated: u64,
     /// Frames it may have.
     maximum: u64,
-    /// Changes whenever an entry of a page table was taken away or restricted.
-    epoch: u64,
+    changes: Changes,
 }
 
 impl Pages {
@@ -106,7 +107,8 @@ impl Pages {
             }
         }
         let allocated = layout.guest_frames;
-        Self { ram, layout, frames, free: Vec::new(), allocated, maximum: allocated, epoch: 0 }
+        let changes = Changes::default();
+        Self { ram, layout, frames, free: Vec::new(), allocated, maximum: allocated, changes }
     }
 
     /// The frame's record.
@@ -139,14 +141,9 @@ impl Pages {
         (self.allocated, self.maximum)
     }
 
-    /// Changes whenever cached translations may have become wrong.
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
-    /// Notes that cached translations may have become wrong.
-    pub(crate) fn note_restriction(&mut self) {
-        self.epoch += 1;
+    /// Changes whenever translations cached through the top-level table `root` may have become wrong.
+    pub(crate) fn epoch(&self, root: u64) -> u64 {
+        self.changes.epoch(root)
     }
 
     /// Whether the guest may name the frame.
@@ -243,7 +240,7 @@ impl Pages {
             Use::Table(level) => {
                 // No longer a table to anyone who looks while its entries are given back.
                 (entry.usage, entry.validated) = (Use::Plain, false);
-                self.note_restriction();
+                self.changes.end_table(frame, level);
                 self.release_entries(frame, level);
             }
             Use::Descriptors => (entry.usage, entry.validated) = (Use::Plain, false),
@@ -306,7 +303,7 @@ impl Pages {
         }
         entry.allocated = false;
         self.allocated -= 1;
-        self.note_restriction();
+        self.changes.restrict_all();
         self.reclaim(frame);
         Ok(())
     }

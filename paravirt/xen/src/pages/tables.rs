@@ -37,7 +37,11 @@ impl Pages {
         match self.take(frame, Use::Table(level - 1), forget) {
             // A table may be mapped through itself, read-only: a linear page table.
             Err(Errno::EINVAL) if frame == table && !entry::is_writable(value) => Ok(()),
-            result => result,
+            Err(error) => Err(error),
+            Ok(()) => {
+                self.changes.link(frame, table);
+                Ok(())
+            }
         }
     }
 
@@ -74,6 +78,7 @@ impl Pages {
             }
             self.release(frame);
         } else if frame != table {
+            self.changes.unlink(frame, table);
             self.give(frame);
         }
     }

@@ -67,8 +67,9 @@ impl Pages {
             return Err(Errno::EAGAIN);
         }
         if !entry::is_present(value) {
-            self.write_entry(at, old, value, mode)?;
+            let written = self.write_entry(at, old, value, mode)?;
             self.give_entry(old, level, table);
+            self.note_restriction(table, level, written, forget);
             return Ok(());
         }
         if !entry::is_allowed(value, level) {
@@ -76,18 +77,51 @@ impl Pages {
         }
         let new = entry::adjusted(value, level);
         if entry::is_similar(old, new) {
-            return self.write_entry(at, old, new, mode);
+            let written = self.write_entry(at, old, new, mode)?;
+            self.note_restriction(table, level, written, forget);
+            return Ok(());
         }
         self.take_entry(new, level, table, forget)?;
-        if let Err(error) = self.write_entry(at, old, new, mode) {
-            self.give_entry(new, level, table);
-            return Err(error);
-        }
+        let written = self
+            .write_entry(at, old, new, mode)
+            .inspect_err(|_| self.give_entry(new, level, table))?;
         self.give_entry(old, level, table);
+        self.note_restriction(table, level, written, forget);
         Ok(())
     }
 
-    fn write_entry(&mut self, at: u64, old: u64, new: u64, mode: Mode) -> Result<(), Errno> {
+    /// Notes for whom cached translations may have become wrong by a change of an entry of `table`.
+    fn note_restriction(
+        &mut self,
+        table: u64,
+        level: u8,
+        (old, new): (u64, u64),
+        forget: &mut dyn Forget,
+    ) {
+        if !entry::is_restriction(old, new) {
+            return;
+        }
+        // A kernel makes pages read-only that are to become page tables. All address spaces share the
+        // mapping, but only this frame must be forgotten as writable, now instead of then.
+        if level == 1 && entry::only_forbids_writing(old, new) && self.changes.is_shared(table, 1) {
+            let frame = entry::frame(old);
+            forget.protect(frame);
+            if let Some(found) = self.frame_mut(frame).filter(|found| found.uses == 0) {
+                found.stale = false;
+            }
+            return;
+        }
+        self.changes.restrict(table, level);
+    }
+
+    /// Returns what was replaced and by what.
+    fn write_entry(
+        &mut self,
+        at: u64,
+        old: u64,
+        new: u64,
+        mode: Mode,
+    ) -> Result<(u64, u64), Errno> {
         let word = self.ram.word(at).ok_or(Errno::EINVAL)?;
         // Other vCPUs set accessed and dirty bits at any time.
         let replaced = match mode {
@@ -102,9 +136,6 @@ impl Pages {
         };
         let now =
             if mode == Mode::KeepAccessedDirty { new | replaced & (ACCESSED | DIRTY) } else { new };
-        if entry::is_restriction(replaced, now) {
-            self.note_restriction();
-        }
-        Ok(())
+        Ok((replaced, now))
     }
 }

@@ -1,8 +1,8 @@
 //! Address spaces by the frames of their top-level tables.
 //!
 //! Engines cache translations under small numbers. The hypervisor sees every change of a page
-//! table, so a switch to a table forgets what was cached of it only if some entry was taken away or restricted
-//! since: the guest asks for a flush with each switch, because a processor without identifiers gives no other way.
+//! table, so a switch to a table forgets what was cached of it only if an entry that matters to it was taken away
+//! or restricted since (`pages::changes`).
 
 use ambos_vcpu::GuestCpu;
 

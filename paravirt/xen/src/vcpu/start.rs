@@ -48,7 +48,7 @@ impl XenVcpu {
         let taken = pages
             .pin(root, 4, &mut forget)
             .and_then(|()| pages.take(root, Use::Table(4), &mut forget));
-        let epoch = pages.epoch();
+        let epoch = pages.epoch(root);
         drop(pages);
         if taken.is_err() {
             return Flow::Crash("the initial page tables break the rules".to_owned());
@@ -127,8 +127,8 @@ impl XenVcpu {
         let mut control = cpu.control();
         control.cr4 = Self::guest_cr4(word(context::CONTROL + 4 * 8), control.cr4);
         cpu.set_control(control);
-        let epoch = self.domain.pages(cpu).epoch();
         let root = if self.kernel_mode { self.kernel_root } else { self.user_root };
+        let epoch = self.domain.pages(cpu).epoch(root);
         self.spaces.enter(cpu, root, epoch);
         Ok(())
     }
