@@ -11,7 +11,7 @@ use ambos_x86::paging::{ACCESSED, ADDRESS_MASK, DIRTY, PRESENT, USER, WRITE};
 use ambos_xen::{Domain, DomainConfig, Host, Layout, Processor, Start, XenVcpu};
 use ambos_xen_abi::Hypercall;
 use ambos_xen_abi::mmu::{HYPERVISOR_FIRST_SLOT, HYPERVISOR_LAST_SLOT, HYPERVISOR_START, ext};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -351,7 +351,7 @@ impl Guest {
     /// No page table is writable, by the tables in use or by anything cached, and all mapped frames are
     /// the guest's.
     fn check_tables(&self) {
-        let mut tables = BTreeMap::from([(self.cpu.space.0 >> 12, 4u8)]);
+        let mut tables = BTreeSet::from([self.cpu.space.0 >> 12]);
         let mut left = vec![(self.cpu.space.0 >> 12, 4u8)];
         let mut mapped = Vec::new();
         while let Some((table, level)) = left.pop() {
@@ -367,17 +367,16 @@ impl Guest {
                 assert!(self.is_guests(frame), "frame {frame:#x} in a table of level {level}");
                 if level == 1 {
                     mapped.push((frame, entry & WRITE != 0));
-                } else if !tables.contains_key(&frame) {
-                    tables.insert(frame, level - 1);
+                } else if tables.insert(frame) {
                     left.push((frame, level - 1));
                 }
             }
         }
         for (frame, writable) in mapped {
-            assert!(!writable || !tables.contains_key(&frame), "table {frame:#x} is writable");
+            assert!(!writable || !tables.contains(&frame), "table {frame:#x} is writable");
         }
         for cached in self.cpu.cached.values() {
-            let bad = cached.writable && tables.contains_key(&cached.frame);
+            let bad = cached.writable && tables.contains(&cached.frame);
             assert!(!bad, "table {:#x} is writable by a stale translation", cached.frame);
         }
     }
