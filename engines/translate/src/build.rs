@@ -160,6 +160,8 @@ pub(crate) struct Builder<'a> {
     pub(crate) live_after: u32,
     /// Probes leave the guest's flags in the host's.
     pub(crate) eager_flags: bool,
+    /// The host holds the guest's x87 state.
+    pub(crate) x87_held: bool,
     /// The last instruction was STI: interrupts are held off during the current one.
     pub(crate) shadow: bool,
 }
@@ -258,6 +260,7 @@ pub(crate) fn build(
         live_after: liveness::ALL,
         eager_flags: false,
         shadow: false,
+        x87_held: false,
     };
     let needed = builder.live(&instructions);
     if source.groups && !straddling {
@@ -486,13 +489,15 @@ impl Builder<'_> {
             self.colds.len(),
             self.fars.len(),
             self.built.sites.len(),
+            self.x87_held,
         );
         let done = match self.attempt(instruction, action, live != 0) {
             Done::Refused => {
-                let (bytes, flags, scratch, colds, fars, sites) = before;
+                let (bytes, flags, scratch, colds, fars, sites, x87_held) = before;
                 self.code.bytes.truncate(bytes);
                 self.flags = flags;
                 self.scratch = scratch;
+                self.x87_held = x87_held;
                 self.colds.truncate(colds);
                 self.fars.truncate(fars);
                 self.built.sites.truncate(sites);

@@ -1,5 +1,6 @@
 //! What the translator does with each kind of instruction.
 
+use crate::x87::shows_pointers;
 use ambos_interpret::exec::native::{Class, class_of, only_computes};
 use iced_x86::{Code, EncodingKind, FlowControl, Instruction, Mnemonic as M, OpKind, Register};
 
@@ -281,8 +282,7 @@ fn copyable(instruction: &Instruction) -> bool {
     if matches!(instruction.mnemonic(), M::Vzeroupper | M::Vzeroall) {
         return true;
     }
-    only_computes(instruction)
-        && matches!(class_of(instruction), Class::General | Class::Sse | Class::Avx | Class::Avx512)
+    only_computes(instruction) && !shows_pointers(instruction)
 }
 
 fn is_moffs(code: Code) -> bool {

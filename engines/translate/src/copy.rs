@@ -83,6 +83,7 @@ impl Builder<'_> {
         if self.cpu.check_class(class).is_err() {
             return Done::Refused;
         }
+        self.hold_x87(class, flags_live);
         let may_fault = class != Class::General
             || matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv);
         let memory =

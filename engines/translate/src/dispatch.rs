@@ -96,6 +96,9 @@ impl Translator {
         if !std::is_x86_feature_detected!("bmi2") {
             return Err(TranslatorError::Host("the BMI2 instructions"));
         }
+        if !std::is_x86_feature_detected!("xsave") {
+            return Err(TranslatorError::Host("the XSAVE instructions"));
+        }
         if !signals::has_segment_base_instructions() {
             return Err(TranslatorError::Host("the FSGSBASE instructions"));
         }
@@ -172,7 +175,10 @@ impl Translator {
                 | u32::from(cpu.cr4().contains(Cr4::TSD)) << 3
                 | u32::from(cpu.cr4().contains(Cr4::SMAP)) << 4
                 | u32::from(cpu.cr4().contains(Cr4::FSGSBASE)) << 5
-                | u32::from(cpu.efer().contains(Efer::SCE)) << 6;
+                | u32::from(cpu.efer().contains(Efer::SCE)) << 6
+                | bit(Class::X87, 7)
+                | bit(Class::Mmx, 8)
+                | bit(Class::Wait, 9);
             self.permissions = (control, bits);
         }
         Some(self.mode_with(cpu.mode.cpl, cpu.mmu_index))
@@ -760,6 +766,7 @@ impl Translator {
         block: u32,
     ) -> Option<Stop> {
         self.give_state();
+        self.head.slots.x87_held = 0;
         let mut pc = self.enter_from_anywhere(block);
         if !self.head.cpu.attention.pending().is_empty() {
             // What wants attention cannot be served yet: go on without polling for it.

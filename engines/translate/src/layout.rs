@@ -5,6 +5,7 @@
 
 use crate::counts::{Counted, Counts};
 use crate::plan::GROUPS;
+use crate::x87::XsaveArea;
 use ambos_hostcode::ThunkFrame;
 use ambos_interpret::Cpu;
 use ambos_interpret::cpu::{Mode, NativeState};
@@ -54,6 +55,12 @@ pub(crate) struct Slots {
     pub(crate) host_mxcsr: u32,
     /// MXCSR as it is, for comparing.
     pub(crate) now_mxcsr: u32,
+    /// RDX while the x87 state is loaded.
+    pub(crate) spilled_rdx: u64,
+    /// One if the host holds the guest's x87 state in translated code, else zero.
+    pub(crate) x87_held: u64,
+    /// Where the x87 state is loaded from and stored to.
+    pub(crate) x87_area: XsaveArea,
 }
 
 /// The shared head of all windows.
@@ -87,6 +94,9 @@ slot!(BIT_INDEX, bit_index);
 slot!(COUNTS, counts);
 slot!(HOST_MXCSR, host_mxcsr);
 slot!(NOW_MXCSR, now_mxcsr);
+slot!(SPILLED_RDX, spilled_rdx);
+slot!(X87_HELD, x87_held);
+slot!(X87_AREA, x87_area);
 
 const CPU: usize = offset_of!(Head, cpu);
 const NATIVE: usize = CPU + offset_of!(Cpu, native);
@@ -125,6 +135,8 @@ pub(crate) const TSC_AUX: i32 = (MSRS + offset_of!(Msrs, tsc_aux)) as i32;
 pub(crate) const KERNEL_GS_BASE: i32 = (MSRS + offset_of!(Msrs, kernel_gs_base)) as i32;
 /// What is added to the host's time-stamp counter.
 pub(crate) const TSC_OFFSET: i32 = (MSRS + offset_of!(Msrs, tsc_offset)) as i32;
+/// The guest's x87 state, in the format of FXSAVE64.
+pub(crate) const X87: i32 = (VECTOR + offset_of!(VectorState, x87)) as i32;
 /// The guest's MXCSR.
 pub(crate) const MXCSR: i32 = (VECTOR + offset_of!(VectorState, mxcsr)) as i32;
 

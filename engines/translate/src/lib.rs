@@ -14,6 +14,7 @@
 //! - [`scratch`]: what the two scratch registers hold.
 //! - [`control`]: how blocks go on.
 //! - [`system`]: frequent system instructions; by subject [`flags`], [`segments`], [`syscalls`].
+//! - [`x87`]: x87 and MMX instructions, and their state.
 //! - [`strings`], [`bits`]: string instructions, and bits that a register names.
 //! - [`counts`]: interceptions on their way to the ledger.
 //! - [`apart`]: running one block alone, for those who look on.
@@ -51,6 +52,7 @@ mod strings;
 mod stubs;
 mod syscalls;
 mod system;
+mod x87;
 
 pub use apart::{Apart, Interpreted};
 pub use dispatch::Translator;

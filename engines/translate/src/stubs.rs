@@ -3,6 +3,7 @@
 use crate::emit::{Code, Mem, reg};
 use crate::layout::{self, SetLayout};
 use crate::second::SecondLevel;
+use crate::x87;
 use ambos_interpret::mmu::SETS;
 use iced_x86::{Code as Op, Instruction, MemoryOperand, Register};
 
@@ -15,6 +16,8 @@ pub(crate) struct Stubs {
     pub(crate) exit: u64,
     /// Where a host fault resumes: an exit with the site [`FAULT`].
     pub(crate) fault: u64,
+    /// Loads the x87 state within a block.
+    pub(crate) load_x87: u64,
     /// Looks into second levels.
     pub(crate) second: SecondLevel,
 }
@@ -117,6 +120,7 @@ pub(crate) fn generate(code: &mut Code, sets: &[SetLayout; SETS]) -> Stubs {
     let here = code.here();
     code.bind(equal, here);
     vectors(code, true);
+    x87::enter(code);
     code.load(reg::RAX, Mem::Gs(layout::FLAGS));
     // add al, 127; sahf
     code.raw(&[0x04, 127, 0x9e]);
@@ -145,6 +149,7 @@ pub(crate) fn generate(code: &mut Code, sets: &[SetLayout; SETS]) -> Stubs {
     code.store(Mem::Gs(layout::FLAGS), reg::RAX);
     code.load(reg::RSP, Mem::Gs(layout::HOST_RSP));
     vectors(code, false);
+    x87::exit(code);
     mxcsr(code, 3, layout::MXCSR);
     code.op(false, &[0x8b], reg::RAX, Mem::Gs(layout::MXCSR));
     code.and32(reg::RAX, !0x3f);
@@ -157,5 +162,6 @@ pub(crate) fn generate(code: &mut Code, sets: &[SetLayout; SETS]) -> Stubs {
     code.bind(harmless, here);
     code.raw(&[0xc3]);
     let second = SecondLevel::generate(code, sets, exit);
-    Stubs { enter, exit, fault, second }
+    let load_x87 = x87::generate(code);
+    Stubs { enter, exit, fault, load_x87, second }
 }

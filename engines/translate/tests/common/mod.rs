@@ -1,6 +1,8 @@
 //! A bare guest in 64-bit mode: identity-mapped memory, an interrupt table whose handlers halt.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub(crate) mod x87;
+
 use ambos_intercept::{Ledger, UnservedLog};
 use ambos_memory::GuestRam;
 use ambos_vcpu::{Attention, CpuState, Engine, MsrFault, Platform, PortWidth, Segment, Stop};
