@@ -1,12 +1,12 @@
 //! A guest driven by bytes.
 
-use crate::cpu::Cpu;
+use crate::cpu::{Cached, Cpu};
 use ambos_clock::VmClock;
 use ambos_intercept::{Ledger, UnservedLog};
 use ambos_memory::{Bytes, GuestPhysAddr, GuestRam};
 use ambos_vcpu::{Attention, Exception, GuestCpu, Request, Resume, Stop, Supervisor, Trap};
 use ambos_x86::Vector;
-use ambos_x86::gpr::{R8, R9, R10, RAX, RDI, RDX, RSI};
+use ambos_x86::gpr::{R8, R9, R10, RAX, RDI, RDX, RSI, RSP};
 use ambos_x86::paging::{ACCESSED, ADDRESS_MASK, DIRTY, PRESENT, USER, WRITE};
 use ambos_xen::{Domain, DomainConfig, Host, Layout, Processor, Start, XenVcpu};
 use ambos_xen_abi::Hypercall;
@@ -25,6 +25,10 @@ const SPARE: [u64; 4] = [0x18, 0x19, 0x1a, 0x1b];
 const MAPPED: u64 = 128;
 /// Where arguments in memory lie.
 const BUFFER: u64 = WINDOW + 0x1000;
+const STACK: u64 = WINDOW + 0x8000;
+const HANDLER: u64 = WINDOW + 0x2000;
+/// The selector of the kernel's code.
+const KERNEL_CODE: u64 = 0xe033;
 /// The guest's own domain, in requests that name one.
 const SELF: u64 = 0x7ff0;
 /// Frames of the grant table, which follow the shared page and which the guest may map.
@@ -76,6 +80,12 @@ impl Input<'_> {
         Some(u64::from(self.byte()?) % end)
     }
 
+    /// A page, often one of a few.
+    fn page(&mut self) -> Option<u64> {
+        let byte = u64::from(self.byte()?);
+        Some(if byte & 1 == 0 { (byte >> 1).max(9) } else { 0x30 + (byte >> 1 & 3) })
+    }
+
     fn word(&mut self) -> Option<u64> {
         (0..8).try_fold(0, |word, _| Some(word << 8 | u64::from(self.byte()?)))
     }
@@ -90,8 +100,9 @@ struct Guest {
 
 /// Does what the bytes say.
 pub(crate) fn run(data: &[u8]) {
-    let mut guest = Guest::new();
     let mut input = Input(data);
+    let Some(kind) = input.byte() else { return };
+    let mut guest = Guest::new(kind & 1 != 0);
     for count in 0.. {
         if guest.step(&mut input).is_none() || guest.machine.0.load(Ordering::Relaxed) {
             break;
@@ -107,7 +118,9 @@ pub(crate) fn run(data: &[u8]) {
 }
 
 impl Guest {
-    fn new() -> Self {
+    /// A guest whose pages are mapped once more, after themselves, if `twice` holds: the table is then one
+    /// that is reached from many places.
+    fn new(twice: bool) -> Self {
         let layout = Layout::new(4 << 20);
         let ram = Arc::new(GuestRam::new(layout.ram_size()).unwrap());
         let frame = |pfn| layout.machine_frame(pfn).unwrap();
@@ -125,6 +138,10 @@ impl Guest {
                 ram.store_word((frame(tables[3]) << 12) + page * 8, entry);
             }
         }
+        if twice {
+            let table = frame(TABLES[2]) << 12;
+            ram.store_word(table + (slots[2] + 1) * 8, ram.load_word(table + slots[2] * 8));
+        }
         let machine = Arc::new(Machine::default());
         let (clock, _) = VmClock::manual();
         let domain = Domain::new(DomainConfig {
@@ -139,19 +156,29 @@ impl Guest {
             console_frame: frame(0x20),
             store_frame: frame(0x21),
         });
-        let start = Some(Start { root: frame(TABLES[0]), stack: WINDOW + 0x8000 });
+        let start = Some(Start { root: frame(TABLES[0]), stack: STACK });
         let mut vcpu = XenVcpu::new(domain, 0, Arc::new(Ledger::default()), Box::new(Plain), start);
         let mut cpu = Cpu::new(ram);
         assert_eq!(vcpu.trap(&mut cpu, Trap::Event), Resume::Run);
-        Self { cpu, vcpu, layout, machine }
+        let mut guest = Self { cpu, vcpu, layout, machine };
+        // With handlers for everything it survives more.
+        for vector in 0..32 {
+            guest.put(2 * vector, &[vector | KERNEL_CODE << 16, HANDLER]);
+        }
+        guest.put(64, &[0, 0]);
+        guest.call(Hypercall::SetTrapTable as u64, &[BUFFER]);
+        guest.call(Hypercall::SetCallbacks as u64, &[HANDLER; 3]);
+        guest
     }
 
     /// One thing that the guest does; `None` at the end of the bytes or of the guest.
     fn step(&mut self, input: &mut Input<'_>) -> Option<()> {
+        self.cpu.state.gpr[RSP] = STACK;
+        self.cpu.state.rip = HANDLER;
         match input.byte()? % 16 {
             0..=2 => {
-                let (frame, index) = (input.below(MAPPED)?, input.below(64)?);
-                let value = self.value(input)?;
+                let (frame, index) = (input.page()?, input.below(64)?);
+                let value = if input.below(2)? == 0 { 0 } else { self.value(input)? };
                 // What the guest may not write it does not.
                 let at = WINDOW + (frame << 12) + index * 8;
                 let _ = self.cpu.write(at, &value.to_le_bytes());
@@ -164,7 +191,10 @@ impl Guest {
                 let entries = 1 + input.below(4)?;
                 for entry in 0..entries {
                     let call = input.below(Hypercall::TABLE.len() as u64)?;
-                    let call = Hypercall::TABLE[call as usize].0 as u64;
+                    let call = match Hypercall::TABLE[call as usize].0 {
+                        Hypercall::Iret if input.byte()? > 10 => 0,
+                        call => call as u64,
+                    };
                     let mut words = [call, 0, 0, 0, 0, 0, 0, 0];
                     for word in &mut words[2..6] {
                         *word = self.value(input)?;
@@ -175,7 +205,11 @@ impl Guest {
             }
             12 => self.exception(input),
             _ => {
-                let call = input.below(48)?;
+                // Most returns end the guest: their frames are random.
+                let call = match input.below(48)? {
+                    call if call == Hypercall::Iret as u64 && input.byte()? > 10 => 0,
+                    call => call,
+                };
                 let mut arguments = [0; 6];
                 for argument in &mut arguments[..4] {
                     *argument = self.value(input)?;
@@ -190,8 +224,13 @@ impl Guest {
     }
 
     fn change_mapping(&mut self, input: &mut Input<'_>) -> Option<()> {
-        let at = WINDOW + (input.below(MAPPED)? << 12);
-        let entry = self.entry(input)?;
+        let page = input.page()?;
+        let at = WINDOW + (page << 12);
+        let entry = match input.below(4)? {
+            0 => self.frame(page) << 12 | PRESENT | ACCESSED | DIRTY,
+            1 => self.frame(page) << 12 | PRESENT | ACCESSED | DIRTY | WRITE,
+            _ => self.entry(input)?,
+        };
         let flush = input.below(3)?;
         self.call(Hypercall::UpdateVaMapping as u64, &[at, entry, flush])
     }
@@ -219,19 +258,24 @@ impl Guest {
     }
 
     fn extended(&mut self, input: &mut Input<'_>) -> Option<()> {
-        let command = input.below(22)?;
+        let command = if input.below(2)? == 0 { input.below(5)? } else { input.below(22)? };
         let frame = match input.below(4)? {
             0 => TABLES[0],
             1 => SPARE[0],
             2 => SPARE[input.below(4)? as usize],
-            _ => input.below(MAPPED)?,
+            _ => input.page()?,
         };
         let first = if input.below(8)? == 0 { self.value(input)? } else { self.frame(frame) };
         let second = self.value(input)?;
         self.put(0, &[command, first, second]);
         self.call(Hypercall::MmuextOp as u64, &[BUFFER, 1, 0, SELF])?;
-        if command == u64::from(ext::TLB_FLUSH_LOCAL) && self.cpu.state.gpr[RAX] == 0 {
-            self.check_cached();
+        if self.cpu.state.gpr[RAX] == 0 {
+            if command == u64::from(ext::TLB_FLUSH_LOCAL) {
+                self.check_cached();
+            } else if command <= u64::from(ext::PIN_L4_TABLE) {
+                let writable = |cached: &Cached| cached.writable && cached.frame == first;
+                assert!(!self.cpu.cached.values().any(writable), "pinned, but writable");
+            }
         }
         Some(())
     }
@@ -278,7 +322,7 @@ impl Guest {
             1 | 2 => SPARE[input.below(4)? as usize],
             3 => return Some(u64::from(input.byte()?) << 12 | 7),
             4 => return Some(0),
-            _ => input.below(MAPPED)?,
+            _ => input.page()?,
         };
         let bits = [PRESENT, PRESENT | WRITE, PRESENT | USER, PRESENT | WRITE | USER];
         let more = u64::from(input.byte()?);

@@ -14,8 +14,8 @@ fn random_guests_do_no_harm() {
         state ^= state >> 27;
         (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 56) as u8
     };
-    for round in 0..120 {
-        let data: Vec<u8> = (0..500 + round * 40).map(|_| byte()).collect();
+    for round in 0..300 {
+        let data: Vec<u8> = (0..500 + round * 20).map(|_| byte()).collect();
         guest::run(&data);
     }
 }
