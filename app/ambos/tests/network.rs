@@ -75,7 +75,12 @@ fn request(stream: &TcpStream) -> (String, Vec<u8>) {
 
 /// Serves downloads of `bytes`, and answers uploads with whether they are `bytes`; returns its port.
 fn serve(bytes: Vec<u8>) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    serve_at("127.0.0.1", bytes)
+}
+
+/// The same at another address of this host.
+fn serve_at(address: &str, bytes: Vec<u8>) -> u16 {
+    let listener = TcpListener::bind((address, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
@@ -113,6 +118,57 @@ fn transfer(technique: &str, guest: &str, length: usize) {
 fn length() -> usize {
     let mib = std::env::var("AMBOS_TEST_NET_MIB").map_or(8, |value| value.parse().unwrap());
     mib << 20
+}
+
+/// A TAP interface of this host, as long as it lives.
+struct Tap(String);
+
+impl Tap {
+    /// An interface with an address of this host; `None` where that takes privileges that there are not.
+    fn new(address: &str) -> Option<Self> {
+        let ip = |arguments: &[&str]| {
+            let status = Command::new("ip").args(arguments).stderr(Stdio::null()).status();
+            status.is_ok_and(|status| status.success())
+        };
+        let name = format!("ambos{}", std::process::id() % 1_000_000);
+        if !ip(&["tuntap", "add", &name, "mode", "tap"]) {
+            return None;
+        }
+        let tap = Self(name);
+        let address = format!("{address}/24");
+        let usable =
+            ip(&["address", "add", &address, "dev", &tap.0]) && ip(&["link", "set", &tap.0, "up"]);
+        usable.then_some(tap)
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "del", &self.0]).status();
+    }
+}
+
+#[test]
+fn guests_use_an_interface_of_the_host() {
+    const HOST: &str = "10.213.77.1";
+    let Some(tap) = Tap::new(HOST) else {
+        eprintln!("not tested: this user may not make TAP interfaces");
+        return;
+    };
+    let length = 4 << 20;
+    let port = serve_at(HOST, content(length));
+    for (technique, guest) in GUESTS {
+        let script = format!(
+            "set -e
+             ip addr add 10.213.77.2/24 dev eth0
+             ping -c 2 -W 5 {HOST} > /dev/null && echo pinged
+             wget -q -O /tmp/file http://{HOST}:{port}/file
+             wc -c < /tmp/file
+             wget -q -O - --post-file=/tmp/file http://{HOST}:{port}/file"
+        );
+        let output = run(technique, guest, &format!("tap={}", tap.0), &script);
+        assert_eq!(output, format!("pinged\n{length}\nsame: true\n"), "{technique}");
+    }
 }
 
 #[test]
