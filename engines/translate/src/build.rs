@@ -5,7 +5,7 @@
 //! them gets them loaded; what is loaded stays so until a scratch register is needed.
 
 use crate::apart;
-use crate::classify::{Action, classify};
+use crate::classify::Action;
 use crate::emit::{Code, Mem, reg};
 use crate::flags::FlagsIn;
 use crate::layout::{self, SetLayout};
@@ -19,7 +19,7 @@ use crate::stubs::Stubs;
 use ambos_interpret::Cpu;
 use ambos_interpret::decode;
 use ambos_interpret::mmu::SETS;
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, InstructionInfoFactory};
+use iced_x86::{DecoderError, Instruction, InstructionInfoFactory};
 use std::rc::Rc;
 
 /// Most instructions in a block.
@@ -43,6 +43,8 @@ pub(crate) struct Source<'a> {
     pub(crate) first_site: u32,
     /// Address of the attention word.
     pub(crate) attention: u64,
+    /// It is 32-bit code.
+    pub(crate) narrow: bool,
     /// Whether operands may share probes.
     pub(crate) groups: bool,
     /// Whether the block runs apart from others: see [`crate::Options::apart`].
@@ -199,18 +201,17 @@ pub(crate) fn build(
     source: &Source<'_>,
 ) -> Result<Built, NoBlock> {
     let start = (source.linear & 0xfff) as usize;
-    let mut decoder =
-        Decoder::with_ip(64, &source.page[start..], source.linear, DecoderOptions::NONE);
+    let mut decoder = source.decoder(&source.page[start..], source.linear);
     let mut instructions = Vec::with_capacity(16);
     let straddling = source.page.len() > 0x1000;
     let mut branches = 0;
     let most = if straddling { 1 } else { MAX_BLOCK };
     while instructions.len() < most && decoder.can_decode() {
-        let instruction = decoder.decode();
+        let mut instruction = decoder.decode();
         if instruction.is_invalid() {
             break;
         }
-        let action = match classify(&instruction) {
+        let action = match source.classify(&mut instruction) {
             Action::Copy if source.apart && apart::is_unsteady(instruction.mnemonic()) => {
                 Action::Interpret
             }
@@ -263,7 +264,7 @@ pub(crate) fn build(
         x87_held: false,
     };
     let needed = builder.live(&instructions);
-    if source.groups && !straddling {
+    if source.groups && !straddling && !source.narrow {
         let page = builder.page_base();
         builder.plan = Plan::new(&instructions, &needed, page, &mut builder.info);
     }
@@ -332,12 +333,13 @@ impl Builder<'_> {
             return liveness::ALL;
         }
         let bytes = &self.source.page[(linear & 0xfff) as usize..];
-        let decoder = Decoder::with_ip(64, bytes, linear, DecoderOptions::NONE);
+        let decoder = self.source.decoder(bytes, linear);
         let next: Vec<_> = decoder
             .into_iter()
             .take(PEEK)
             .take_while(|instruction| {
-                !instruction.is_invalid() && classify(instruction) != Action::Interpret
+                let mut form = *instruction;
+                !instruction.is_invalid() && self.source.classify(&mut form) != Action::Interpret
             })
             .collect();
         liveness::at_start(next.iter())
@@ -350,7 +352,7 @@ impl Builder<'_> {
             return false;
         }
         let bytes = &self.source.page[offset as usize..0x1000];
-        let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
+        let mut decoder = self.source.decoder(bytes, 0);
         let _ = decoder.decode();
         decoder.last_error() == DecoderError::NoMoreBytes
     }
@@ -523,13 +525,21 @@ impl Builder<'_> {
             Action::Skip => Done::Next,
             Action::Copy => self.copy(instruction, flags_live),
             Action::Address => self.address_of(instruction),
+            Action::Push if self.source.narrow => self.push32(instruction, flags_live),
             Action::Push => self.push(instruction, flags_live),
+            Action::Pop if self.source.narrow => {
+                self.pop32(instruction, flags_live);
+                Done::Next
+            }
             Action::Pop => {
                 self.pop(instruction, flags_live);
                 Done::Next
             }
             Action::Leave => {
-                self.leave(flags_live);
+                match self.source.narrow {
+                    true => self.leave32(flags_live),
+                    false => self.leave(flags_live),
+                }
                 Done::Next
             }
             Action::Branch => {
@@ -573,7 +583,10 @@ impl Builder<'_> {
                 Done::End
             }
             Action::Return => {
-                self.return_near(instruction, flags_live);
+                match self.source.narrow {
+                    true => self.return32(instruction, flags_live),
+                    false => self.return_near(instruction, flags_live),
+                }
                 Done::End
             }
             Action::System | Action::Interpret => {
@@ -603,7 +616,8 @@ impl Builder<'_> {
         let offset = usize::from(self.offset);
         let bytes = &self.source.page[offset..offset + self.current.len()];
         let start = offset - (self.source.linear & 0xfff) as usize;
-        let lowered = decode::lower(self.cpu, &self.current, bytes, start);
+        let original = self.original(bytes, self.page_base() | offset as u64);
+        let lowered = decode::lower(self.cpu, &original, bytes, start);
         let goes_on = !lowered.ends_block;
         let spanned = self.plan.spans(self.index);
         let site = self.site(Kind::Interpret { op: Rc::new(lowered.op), goes_on, spanned });

@@ -47,7 +47,7 @@ impl Builder<'_> {
                 self.code.lea(reg::R10, Mem::Sum(reg::R10, reg::R11));
             }
             _ => {
-                let linear = self.page_base().wrapping_add(target);
+                let linear = self.source.wrap(self.page_base().wrapping_add(target));
                 if i32::try_from(linear as i64).is_ok() {
                     self.through_known_slot(linear, stack);
                     return;

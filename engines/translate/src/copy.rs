@@ -96,9 +96,9 @@ impl Builder<'_> {
             }
             Homed::each(homed.written).for_each(|home| self.release(home));
             self.prepare_flags(instruction, may_fault, self.idle());
-            let offset = usize::from(self.offset);
-            let bytes = &self.source.page[offset..offset + instruction.len()];
-            self.code.raw(bytes);
+            if !self.emit_current(instruction) {
+                return Done::Refused;
+            }
             Homed::each(homed.written).for_each(|home| self.written(home));
             return Done::Next;
         };
@@ -248,9 +248,8 @@ impl Builder<'_> {
                 self.code.load(number, Mem::Gs(layout::CODE_BASE));
                 self.code.lea(number, Mem::Base(number, away));
             }
-        } else {
-            let offset = usize::from(self.offset);
-            self.code.raw(&self.source.page[offset..offset + instruction.len()]);
+        } else if !self.emit_current(instruction) {
+            return Done::Refused;
         }
         if let Some(home) = home {
             self.written(home);

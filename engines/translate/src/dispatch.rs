@@ -3,6 +3,7 @@
 use crate::apart::Run;
 use crate::build::{self, NoBlock, Source};
 use crate::cache::{Cache, Key, Place};
+use crate::compat::is_flat32;
 use crate::counts;
 use crate::emit::Code;
 use crate::layout::{Head, SetLayout, Slots};
@@ -163,7 +164,9 @@ impl Translator {
     #[inline]
     fn mode(&mut self) -> Option<u32> {
         let cpu = &self.head.cpu;
-        if !cpu.is_64bit() || cpu.mmu_index >= SETS {
+        let wide = cpu.is_64bit();
+        // Looking on at 32-bit code is not provided for.
+        if cpu.mmu_index >= SETS || !wide && (self.options.apart || !is_flat32(cpu)) {
             return None;
         }
         let control = [cpu.control.cr0, cpu.control.cr4, cpu.control.xcr0, cpu.control.efer];
@@ -181,7 +184,8 @@ impl Translator {
                 | bit(Class::Wait, 9);
             self.permissions = (control, bits);
         }
-        Some(self.mode_with(cpu.mode.cpl, cpu.mmu_index))
+        let narrow = u32::from(!wide) << 30;
+        Some(self.mode_with(cpu.mode.cpl, cpu.mmu_index) | narrow)
     }
 
     /// The mode of a privilege level and set, with the permissions as they are.
@@ -193,6 +197,9 @@ impl Translator {
     /// to by itself.
     #[inline]
     fn prepare_sets(&mut self, bank: usize) {
+        if !self.head.cpu.is_64bit() {
+            return;
+        }
         for (set, cpl) in [(Tlb::SUPERVISOR, 0), (Tlb::USER, 3), (Tlb::SUPERVISOR_AC, 0)] {
             let mode = self.mode_with(cpl, set);
             if self.jump_modes[bank][set] != mode && set != self.head.cpu.mmu_index {
@@ -207,7 +214,7 @@ impl Translator {
         let mode = self.mode()?;
         let rip = self.head.cpu.native.gpr[RIP];
         let Ok(page) = self.head.cpu.code_page(platform, rip) else { return None };
-        let absolute = self.head.cpu.mode.cpl != 3;
+        let absolute = self.head.cpu.mode.cpl != 3 || !self.head.cpu.is_64bit();
         let key = Key {
             gpa: page.gpa_page | rip & 0xfff,
             linear_page: if absolute { rip & !0xfff } else { 0 },
@@ -239,6 +246,7 @@ impl Translator {
         page: CodePage,
     ) -> Option<u32> {
         let next = (self.head.cpu.native.gpr[RIP] & !0xfff).wrapping_add(0x1000);
+        let next = self.head.cpu.mask_rip(next);
         // The interpreter raises the fault of the fetch.
         let Ok(tail) = self.head.cpu.code_page(platform, next) else { return None };
         let key = Key { tail: tail.gpa_page + 1, ..key };
@@ -294,6 +302,7 @@ impl Translator {
                 block: self.cache.blocks.len() as u32,
                 first_site: self.cache.sites.len() as u32,
                 attention: self.attention_address,
+                narrow: !self.head.cpu.is_64bit(),
                 groups: key.groups,
                 apart: self.options.apart,
             };

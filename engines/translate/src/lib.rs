@@ -12,6 +12,7 @@
 //! - [`copy`], [`stack`]: instructions that are copied; pushes, pops, calls and returns.
 //! - [`plan`], [`group`]: which memory operands share a probe, and how they do.
 //! - [`scratch`]: what the two scratch registers hold.
+//! - [`compat`]: 32-bit code.
 //! - [`control`]: how blocks go on.
 //! - [`system`]: frequent system instructions; by subject [`flags`], [`segments`], [`syscalls`].
 //! - [`x87`]: x87 and MMX instructions, and their state.
@@ -28,6 +29,7 @@ mod bits;
 mod build;
 mod cache;
 mod classify;
+mod compat;
 mod control;
 mod copy;
 mod counts;

@@ -126,6 +126,9 @@ impl Builder<'_> {
 
     /// Pushes the address of the next instruction, where the block ends.
     pub(crate) fn push_return(&mut self, flags_live: bool) {
+        if self.source.narrow {
+            return self.push_return32(flags_live);
+        }
         let back = i32::from(self.offset) + i32::from(self.length);
         let linear = self.page_base().wrapping_add(back as u64);
         let to = match self.member(Slot::Stack) {
@@ -173,6 +176,9 @@ impl Builder<'_> {
     /// Loads the target of an indirect jump or call into R10, where the block ends; `false` if that
     /// cannot be done.
     pub(crate) fn target(&mut self, instruction: &Instruction, flags_live: bool) -> bool {
+        if self.source.narrow {
+            return self.target32(instruction, flags_live);
+        }
         if instruction.op0_kind() == OpKind::Register {
             let register = instruction.op0_register();
             if let Some(home) = home_of(register) {
