@@ -2,6 +2,7 @@
 
 mod common;
 
+use ambos_random::Random;
 use common::{ABSENT, CODE, DATA, DATA_SIZE};
 use iced_x86::{Code, Encoder, Instruction, MemoryOperand, Register};
 use vm_memory::{Bytes, GuestAddress};
@@ -9,54 +10,39 @@ use vm_memory::{Bytes, GuestAddress};
 /// Registers that programs change freely, EAX, ECX, EDX and EBP; EBX and ESI point at data, EDI counts.
 const FREE: [u32; 4] = [0, 1, 2, 5];
 
-/// A small generator of well-spread numbers.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        self.0 ^ self.0 >> 29
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        ((self.next() >> 16) % limit as u64) as usize
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
+fn pick<T: Copy>(random: &mut Random, from: &[T]) -> T {
+    from[random.index(from.len())]
 }
 
 /// A register of 1, 2 or 4 bytes by its number; byte registers include AH to DH.
 fn sized(random: &mut Random, number: u32, size: usize) -> Register {
     match size {
-        0 => Register::AL + number % 4 + if random.below(3) == 0 { 4 } else { 0 },
+        0 => Register::AL + number % 4 + if random.index(3) == 0 { 4 } else { 0 },
         1 => Register::AX + number,
         _ => Register::EAX + number,
     }
 }
 
 fn memory(random: &mut Random, faults: bool) -> MemoryOperand {
-    let base = random.pick(&[Register::EBX, Register::ESI]);
-    let mut displacement = random.below(0x180) as i64 - 0x40;
-    if random.below(12) == 0 {
-        displacement = 0x1000 - random.below(20) as i64;
+    let base = pick(random, &[Register::EBX, Register::ESI]);
+    let mut displacement = random.index(0x180) as i64 - 0x40;
+    if random.index(12) == 0 {
+        displacement = 0x1000 - random.index(20) as i64;
     }
-    if faults && random.below(40) == 0 {
+    if faults && random.index(40) == 0 {
         displacement = (ABSENT - DATA) as i64 - 0x2000 + 0x30;
     }
-    let segment = random.pick(&[Register::None, Register::None, Register::ES, Register::FS]);
-    match random.below(6) {
-        // Below the start of memory and round to its end: the sum wraps.
+    let segment = pick(random, &[Register::None, Register::None, Register::ES, Register::FS]);
+    match random.index(6) {
         0 => MemoryOperand::with_base_displ(base, displacement),
-        1 => MemoryOperand::with_displ(DATA + random.below(0x1800) as u64, 4),
+        1 => MemoryOperand::with_displ(DATA + random.index(0x1800) as u64, 4),
         _ => MemoryOperand::new(base, Register::None, 1, displacement, 4, false, segment),
     }
 }
 
 fn instruction(random: &mut Random, faults: bool) -> Vec<u8> {
-    let size = random.below(3);
-    let (a, b) = (random.pick(&FREE), random.pick(&FREE));
+    let size = random.index(3);
+    let (a, b) = (pick(random, &FREE), pick(random, &FREE));
     let (ra, rb) = (sized(random, a, size), sized(random, b, size));
     let (ea, eb) = (Register::EAX + a, Register::EAX + b);
     let (xa, xb) = (Register::XMM0 + a, Register::XMM0 + b);
@@ -64,7 +50,7 @@ fn instruction(random: &mut Random, faults: bool) -> Vec<u8> {
     macro_rules! sizes {
         ($($code:ident)*) => { [$(Code::$code),*][size] };
     }
-    let built = match random.below(26) {
+    let built = match random.index(26) {
         0 => Instruction::with2(sizes!(Add_rm8_r8 Add_rm16_r16 Add_rm32_r32), ra, rb),
         1 => Instruction::with2(sizes!(Adc_rm8_r8 Adc_rm16_r16 Adc_rm32_r32), mem, rb),
         2 => Instruction::with2(sizes!(Sbb_r8_rm8 Sbb_r16_rm16 Sbb_r32_rm32), ra, mem),
@@ -86,7 +72,7 @@ fn instruction(random: &mut Random, faults: bool) -> Vec<u8> {
             },
         ),
         10 => {
-            let at = MemoryOperand::with_displ(DATA + random.below(0x800) as u64, 4);
+            let at = MemoryOperand::with_displ(DATA + random.index(0x800) as u64, 4);
             match size {
                 0 => Instruction::with2(Code::Mov_AL_moffs8, Register::AL, at),
                 1 => Instruction::with2(Code::Mov_moffs16_AX, at, Register::AX),
@@ -109,15 +95,10 @@ fn instruction(random: &mut Random, faults: bool) -> Vec<u8> {
         21 => Instruction::with2(Code::Movzx_r32_rm8, ea, mem),
         22 => Instruction::with2(sizes!(Test_rm8_r8 Test_rm16_r16 Test_rm32_r32), mem, rb),
         23 => Instruction::with2(Code::Cmpxchg_rm32_r32, mem, eb),
-        24 => Ok(Instruction::with(random.pick(&[
-            Code::Cdq,
-            Code::Cwde,
-            Code::Aaa,
-            Code::Daa,
-            Code::Cld,
-            Code::Cli,
-            Code::Lahf,
-        ]))),
+        24 => Ok(Instruction::with(pick(
+            random,
+            &[Code::Cdq, Code::Cwde, Code::Aaa, Code::Daa, Code::Cld, Code::Cli, Code::Lahf],
+        ))),
         _ => {
             let low = MemoryOperand::with_base(Register::EBX);
             let code = [Code::Fild_m32int, Code::Fistp_m32int, Code::Fadd_m32fp][size];
@@ -137,25 +118,25 @@ fn encode(instruction: Instruction) -> Vec<u8> {
 fn program(random: &mut Random, faults: bool) -> Vec<u8> {
     let mut code = Vec::new();
     let mut pushed = 0;
-    for _ in 0..3 + random.below(20) {
-        match random.below(16) {
+    for _ in 0..3 + random.index(20) {
+        match random.index(16) {
             0 => {
                 let next = instruction(random, faults);
-                code.extend([0x70 | random.below(16) as u8, next.len() as u8]);
+                code.extend([0x70 | random.index(16) as u8, next.len() as u8]);
                 code.extend(next);
             }
             1 => {
                 // push of a register, of ESP, of an immediate, of memory
-                match random.below(4) {
-                    0 => code.push(0x50 | random.pick(&FREE) as u8),
+                match random.index(4) {
+                    0 => code.push(0x50 | pick(random, &FREE) as u8),
                     1 => code.push(0x54),
-                    2 => code.extend([0x6a, random.below(256) as u8]),
+                    2 => code.extend([0x6a, random.index(256) as u8]),
                     _ => code.extend([0xff, 0x74, 0x24, 4]),
                 }
                 pushed += 1;
             }
             2 if pushed > 0 => {
-                code.push(0x58 | random.pick(&FREE) as u8);
+                code.push(0x58 | pick(random, &FREE) as u8);
                 pushed -= 1;
             }
             // call over a jump to a function that returns; the second removes a word that was pushed
@@ -169,8 +150,8 @@ fn program(random: &mut Random, faults: bool) -> Vec<u8> {
                 code.extend([0xff, 0xe0]);
             }
             6 => {
-                // call over a word; pop eax; push address of the end; jmp [esp]; there: pop eax
-                code.extend([0x68]);
+                // push address; jmp [esp]; there: pop eax
+                code.push(0x68);
                 let after = CODE as u32 + code.len() as u32 + 4 + 3;
                 code.extend(after.to_le_bytes());
                 code.extend([0xff, 0x24, 0x24, 0x58]);
@@ -196,7 +177,7 @@ fn compare(faults: bool, programs: u64) {
     let (mut reference, reference_ram) = common::interpreter();
     let (mut engine, ram, _) = common::translator();
     for seed in 0..programs {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let code = program(&mut random, faults);
         let mut start = common::state();
         // Compatibility mode.
