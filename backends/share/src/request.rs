@@ -69,6 +69,22 @@ const MODE_BLOCKS: u32 = 0o060_000;
 const INIT_FLAGS: usize = 12;
 const READDIR_PLUS: u32 = 1 << 13 | 1 << 14;
 
+/// Places in the answer to [`opcode::INIT`] behind its header.
+mod init {
+    pub(super) const FLAGS: usize = 12;
+    pub(super) const MAX_WRITE: usize = 20;
+    pub(super) const MAX_PAGES: usize = 28;
+    /// Bytes that must be there.
+    pub(super) const LENGTH: usize = 30;
+    /// How many pages a request may have.
+    pub(super) const SETS_PAGES: u32 = 1 << 22;
+    /// Reading several pages at once, opening with truncation, writes of more than a page, dropping of
+    /// cached pages when a file has changed, several operations in a directory at once.
+    pub(super) const OFFERED: u32 = 1 | 1 << 3 | 1 << 5 | 1 << 12 | 1 << 18 | SETS_PAGES;
+    /// Pages of one request, which is what the library takes.
+    pub(super) const PAGES: u32 = 256;
+}
+
 /// The header of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -158,6 +174,24 @@ pub(crate) fn check(header: &Header, body: &mut [u8], read_only: bool) -> Result
             if header.opcode == MKNOD && is_device { Err(errno::EPERM) } else { Ok(()) }
         }
         _ => Err(errno::ENOSYS),
+    }
+}
+
+/// Adds to the answer `answer` of [`opcode::INIT`] what the library can do and leaves to its users to
+/// offer, as far as the guest whose request's body was `body` knows it.
+pub(crate) fn offer(body: &[u8], answer: &mut [u8]) {
+    let Some(answer) = answer.get_mut(ANSWER..).filter(|answer| answer.len() >= init::LENGTH)
+    else {
+        return;
+    };
+    let offered = word(body, INIT_FLAGS) & init::OFFERED;
+    let flags = word(answer, init::FLAGS) | offered;
+    answer[init::FLAGS..init::FLAGS + 4].copy_from_slice(&flags.to_le_bytes());
+    if offered & init::SETS_PAGES != 0 {
+        let bytes = init::PAGES * 4096;
+        answer[init::MAX_WRITE..init::MAX_WRITE + 4].copy_from_slice(&bytes.to_le_bytes());
+        let pages = init::PAGES as u16;
+        answer[init::MAX_PAGES..init::MAX_PAGES + 2].copy_from_slice(&pages.to_le_bytes());
     }
 }
 

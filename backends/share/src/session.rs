@@ -168,7 +168,10 @@ impl Session {
         if to_guest {
             return Ok(Some(written as u32));
         }
-        let answer = self.window.answer(written).map_err(|_| Reply::Failed(errno::EIO))?;
+        let mut answer = self.window.answer(written).map_err(|_| Reply::Failed(errno::EIO))?;
+        if header.opcode == opcode::INIT {
+            request::offer(&bytes[HEADER..], &mut answer);
+        }
         self.handles.note(header, &bytes[HEADER..], &answer);
         if !header.is_answered() || answer.len() < ANSWER {
             return Ok(None);

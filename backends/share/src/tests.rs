@@ -38,7 +38,10 @@ impl Guest {
         let mut guest = Self { session: Session::new(&share, &ram).unwrap(), ram, directory };
         let mut init = [7u32, 31, 0x2_0000, 0xffff_ffff].map(u32::to_le_bytes).concat();
         init.resize(64, 0);
-        guest.ask(opcode::INIT, 0, &init).unwrap();
+        let answer = guest.ask(opcode::INIT, 0, &init).unwrap();
+        // Large writes, and no entries with attributes.
+        assert_eq!((word(&answer, 20), word(&answer, 28) & 0xffff), (1 << 20, 256));
+        assert_eq!(word(&answer, 12) & (1 << 13 | 1 << 14 | 1 << 22), 1 << 22);
         guest
     }
 
