@@ -100,10 +100,11 @@ impl ConsoleDevice {
     }
 
     fn print(&mut self, bytes: &[u8]) {
+        // First, because who sees the output may type an answer at once.
+        self.keyboard.lock().printed |= !bytes.is_empty();
         // Whoever gave us the output learns of its failures there; the guest cannot help them.
         let _ = self.output.write_all(bytes);
         let _ = self.output.flush();
-        self.keyboard.lock().printed |= !bytes.is_empty();
     }
 
     fn print_ranges(&mut self, ram: &GuestRam, mut data: Vec<DmaRange>) -> Result<(), Broken> {
