@@ -45,6 +45,8 @@ pub(crate) struct Source<'a> {
     pub(crate) attention: u64,
     /// It is 32-bit code.
     pub(crate) narrow: bool,
+    /// Which of FS and GS 32-bit code may use.
+    pub(crate) unlimited: [bool; 2],
     /// Whether operands may share probes.
     pub(crate) groups: bool,
     /// Whether the block runs apart from others: see [`crate::Options::apart`].

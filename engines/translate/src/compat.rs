@@ -3,8 +3,8 @@
 //! An instruction is decoded as 32-bit code, given a form that 64-bit code has too, and then translated as
 //! that code is: addresses of 32-bit registers are computed modulo 2^32, and R8 to R15 name nothing of the
 //! guest's. What is encoded differently or moves the stack pointer is seen to here. What has no form in
-//! 64-bit code, 16-bit addresses and operands in FS and GS are the interpreter's. Blocks are always bound to
-//! their linear address and their operands share no probes.
+//! 64-bit code, 16-bit addresses and operands in segments that are not flat, or FS and GS that have a limit,
+//! are the interpreter's. Blocks are always bound to their linear address, and their operands share no probes.
 
 use crate::build::{Builder, Done, Source};
 use crate::classify::{Action, classify};
@@ -24,21 +24,32 @@ fn is_flat(segment: &Segment) -> bool {
     segment.base == 0 && segment.limit == u32::MAX
 }
 
-/// Whether the vCPU runs 32-bit code whose segments check nothing and change no address.
-pub(crate) fn is_flat32(cpu: &Cpu) -> bool {
+/// Whether a segment holds data that may be written, and grows upwards.
+fn is_writable(segment: &Segment) -> bool {
     // Present, not a system segment, data, writable, and what tells these from others.
     const DATA: u32 = 0x92;
-    const MASK: u32 = 0x9e;
-    let writable = |number: usize| {
-        let segment = &cpu.segments[number];
-        is_flat(segment) && segment.attributes & MASK == DATA
-    };
+    const MASK: u32 = 0x9e | attr::UNUSABLE;
+    segment.attributes & MASK == DATA
+}
+
+/// Whether the vCPU runs 32-bit code whose segments check nothing and change no address.
+pub(crate) fn is_flat32(cpu: &Cpu) -> bool {
     cpu.mode.code_bits == 32
         && cpu.mode.stack_bits == 32
         && !cpu.real_mode()
         && is_flat(&cpu.segments[seg::CS])
-        && cpu.segments[seg::CS].attributes & attr::DB != 0
-        && [seg::SS, seg::DS, seg::ES].into_iter().all(writable)
+        && [seg::SS, seg::DS, seg::ES].into_iter().all(|number| {
+            let segment = &cpu.segments[number];
+            is_flat(segment) && is_writable(segment)
+        })
+}
+
+/// Whether each of FS and GS checks nothing, wherever it begins.
+pub(crate) fn unlimited(cpu: &Cpu) -> [bool; 2] {
+    [seg::FS, seg::GS].map(|number| {
+        let segment = &cpu.segments[number];
+        segment.limit == u32::MAX && is_writable(segment)
+    })
 }
 
 impl Source<'_> {
@@ -58,7 +69,28 @@ impl Source<'_> {
             return classify(instruction);
         }
         widen(instruction);
+        if has_memory(instruction) && !self.reaches(instruction) {
+            return Action::Interpret;
+        }
         classify32(instruction)
+    }
+
+    /// Whether the memory operand is at a 32-bit address in a segment that checks nothing.
+    fn reaches(&self, instruction: &Instruction) -> bool {
+        let (base, index) = (instruction.memory_base(), instruction.memory_index());
+        let size = match (base, index) {
+            (Register::None, Register::None) => instruction.memory_displ_size() as usize,
+            (Register::None, index) => index.size(),
+            (base, _) => base.size(),
+        };
+        let [fs, gs] = self.unlimited;
+        let segment = match instruction.memory_segment() {
+            Register::DS | Register::ES | Register::SS => true,
+            Register::FS => fs,
+            Register::GS => gs,
+            _ => false,
+        };
+        size == 4 && segment
     }
 
     /// A linear address, which in 32-bit code has 32 bits.
@@ -93,9 +125,6 @@ fn widen(instruction: &mut Instruction) {
 
 /// Classifies an instruction of 32-bit code.
 fn classify32(instruction: &Instruction) -> Action {
-    if has_memory(instruction) && !is_reachable(instruction) {
-        return Action::Interpret;
-    }
     match instruction.code() {
         Code::Push_r32 | Code::Push_rm32 | Code::Pushd_imm8 | Code::Pushd_imm32 => {
             return Action::Push;
@@ -128,17 +157,6 @@ fn classify32(instruction: &Instruction) -> Action {
 
 fn has_memory(instruction: &Instruction) -> bool {
     (0..instruction.op_count()).any(|index| instruction.op_kind(index) == OpKind::Memory)
-}
-
-/// Whether the memory operand is at a 32-bit address in a segment that is flat and writable.
-fn is_reachable(instruction: &Instruction) -> bool {
-    let (base, index) = (instruction.memory_base(), instruction.memory_index());
-    let size = match (base, index) {
-        (Register::None, Register::None) => instruction.memory_displ_size() as usize,
-        (Register::None, index) => index.size(),
-        (base, _) => base.size(),
-    };
-    size == 4 && matches!(instruction.memory_segment(), Register::DS | Register::ES | Register::SS)
 }
 
 impl Builder<'_> {

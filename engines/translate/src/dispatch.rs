@@ -3,7 +3,7 @@
 use crate::apart::Run;
 use crate::build::{self, NoBlock, Source};
 use crate::cache::{Cache, Key, Place};
-use crate::compat::is_flat32;
+use crate::compat::{is_flat32, unlimited};
 use crate::counts;
 use crate::emit::Code;
 use crate::layout::{Head, SetLayout, Slots};
@@ -184,7 +184,13 @@ impl Translator {
                 | bit(Class::Wait, 9);
             self.permissions = (control, bits);
         }
-        let narrow = u32::from(!wide) << 30;
+        let narrow = match wide {
+            true => 0,
+            false => {
+                let [fs, gs] = unlimited(cpu).map(u32::from);
+                1 << 30 | fs << 29 | gs << 28
+            }
+        };
         Some(self.mode_with(cpu.mode.cpl, cpu.mmu_index) | narrow)
     }
 
@@ -303,6 +309,7 @@ impl Translator {
                 first_site: self.cache.sites.len() as u32,
                 attention: self.attention_address,
                 narrow: !self.head.cpu.is_64bit(),
+                unlimited: unlimited(&self.head.cpu),
                 groups: key.groups,
                 apart: self.options.apart,
             };

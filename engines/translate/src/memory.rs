@@ -105,7 +105,7 @@ impl Builder<'_> {
         }
         if let Some(number) = segment {
             self.code.load(second, Mem::Gs(layout::segment_base(number)));
-            self.code.lea(first, Mem::Sum(first, second));
+            self.code.op(!self.source.narrow, &[0x8d], first, Mem::Sum(first, second));
         }
         true
     }

@@ -32,7 +32,8 @@ fn memory(random: &mut Random, faults: bool) -> MemoryOperand {
     if faults && random.index(40) == 0 {
         displacement = (ABSENT - DATA) as i64 - 0x2000 + 0x30;
     }
-    let segment = pick(random, &[Register::None, Register::None, Register::ES, Register::FS]);
+    let segments = [Register::None, Register::None, Register::ES, Register::FS, Register::GS];
+    let segment = pick(random, &segments);
     match random.index(6) {
         0 => MemoryOperand::with_base_displ(base, displacement),
         1 => MemoryOperand::with_displ(DATA + random.index(0x1800) as u64, 4),
@@ -182,6 +183,9 @@ fn compare(faults: bool, programs: u64) {
         let mut start = common::state();
         // Compatibility mode.
         start.segments.cs.attributes = 0xc09b;
+        if faults && seed % 3 == 0 {
+            start.segments.gs.limit = 0xffff;
+        }
         for register in 0..16 {
             if register != 4 {
                 start.gpr[register] = random.next();
@@ -228,4 +232,22 @@ fn programs_without_faults() {
 #[test]
 fn programs_with_page_faults() {
     compare(true, 3000);
+}
+
+#[test]
+fn a_segment_that_becomes_unusable_is_noticed() {
+    // mov ecx, 100; again: mov eax, [ebx]; dec ecx; jnz again; xor eax, eax; mov ds, ax; jmp again
+    let code =
+        [0xb9, 100, 0, 0, 0, 0x8b, 0x03, 0x49, 0x75, 0xfb, 0x31, 0xc0, 0x8e, 0xd8, 0xeb, 0xf5];
+    let mut start = common::state();
+    start.segments.cs.attributes = 0xc09b;
+    start.gpr[3] = DATA;
+    let (mut reference, reference_ram) = common::interpreter();
+    let (mut engine, ram, _) = common::translator();
+    let (want, want_data) = common::run(&mut reference, &reference_ram, &start, &code);
+    let (got, got_data) = common::run(&mut engine, &ram, &start, &code);
+    assert_eq!((got.rip, got.gpr), (want.rip, want.gpr));
+    // The frame on the stack says where the fault was.
+    assert!(got_data == want_data);
+    assert!(engine.statistics().blocks > 0);
 }
