@@ -37,6 +37,11 @@ pub(crate) struct Tolerance {
 }
 
 impl Tolerance {
+    /// A tolerance of what these `flags` are when an instruction faults.
+    pub(crate) fn of_faults(flags: u64) -> Self {
+        Self { flags_of_fault: flags, ..Self::default() }
+    }
+
     /// What `instruction`, which begins with these `registers`, leaves open.
     pub(crate) fn of(instruction: &Instruction, registers: &Registers) -> Self {
         let arithmetic = RFlags::ARITHMETIC.bits();

@@ -1,12 +1,13 @@
-//! The differential tester: random instructions on the host's processor and on an engine.
+//! The differential tester: random instructions, single or in blocks, on the host's processor and on an engine.
 //!
 //! Host and guest share one instruction set, so the host's processor itself says what an
-//! instruction must do. Each case is an instruction with random operands in random registers, flags
-//! and memory, faulting operands included. It runs natively ([`native`]) and in the smallest
+//! instruction must do. Each case is an instruction, or a block of them with branches and calls, with
+//! random operands in random registers, flags and memory, faulting operands included. It runs natively ([`native`]) and in the smallest
 //! possible guest ([`guest`]), and everything that a user program can see must be the same.
 //!
 //! Cases follow from a seed and a number: a failure can be repeated by giving both.
 
+mod block;
 pub mod case;
 mod compare;
 mod generate;
@@ -117,4 +118,19 @@ pub fn run_single<E: Engine>(
     make: impl FnOnce(Arc<GuestRam>, Arc<Attention>) -> E,
 ) -> Result<Report, DifftestError> {
     single::run(options, make)
+}
+
+/// Runs blocks of instructions on the host and on the engine that `make` makes. `exact` says whether the
+/// engine has all arithmetic flags right when an instruction faults, also those that the block overwrites
+/// later without looking at them.
+///
+/// # Errors
+///
+/// [`DifftestError`] if the test cannot begin.
+pub fn run_blocks<E: Engine>(
+    options: &Options,
+    exact: bool,
+    make: impl FnOnce(Arc<GuestRam>, Arc<Attention>) -> E,
+) -> Result<Report, DifftestError> {
+    block::run(options, exact, make)
 }

@@ -63,7 +63,7 @@ pub(crate) fn run<E: Engine>(
 }
 
 /// Which codes the host executes and which it does not.
-fn split(generator: &Generator, native: &mut Native) -> (Vec<Code>, Vec<Code>) {
+pub(crate) fn split(generator: &Generator, native: &mut Native) -> (Vec<Code>, Vec<Code>) {
     generator.codes().iter().partition(|&&code| {
         let mut random = Random::new(code as u64);
         (0..PROBES).any(|_| {

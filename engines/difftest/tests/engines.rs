@@ -1,6 +1,6 @@
 //! The engines against the host's processor.
 
-use ambos_difftest::{Options, Report, run_single};
+use ambos_difftest::{Options, Report, run_blocks, run_single};
 use ambos_interpret::Cpu;
 use ambos_translate::Translator;
 
@@ -24,6 +24,23 @@ fn the_translator_executes_single_instructions_as_the_processor_does() {
     let options = Options { cases: 0..1_000_000, seed: 20_250_102, filter: None };
     let report = run_single(&options, |ram, attention| {
         // Code is translated the first time it runs.
+        let eager = ambos_translate::Options { threshold: 0, ..Default::default() };
+        Translator::new(ram, attention, eager).unwrap()
+    });
+    judge(&options, &report.unwrap());
+}
+
+#[test]
+fn the_interpreter_executes_blocks_as_the_processor_does() {
+    let options = Options { cases: 0..100_000, seed: 20_250_103, filter: None };
+    let report = run_blocks(&options, true, |ram, attention| Cpu::new(ram, attention).unwrap());
+    judge(&options, &report.unwrap());
+}
+
+#[test]
+fn the_translator_executes_blocks_as_the_processor_does() {
+    let options = Options { cases: 0..200_000, seed: 20_250_104, filter: None };
+    let report = run_blocks(&options, false, |ram, attention| {
         let eager = ambos_translate::Options { threshold: 0, ..Default::default() };
         Translator::new(ram, attention, eager).unwrap()
     });

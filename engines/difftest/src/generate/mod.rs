@@ -1,5 +1,6 @@
 //! Making test cases.
 
+pub(crate) mod block;
 mod codes;
 mod operands;
 pub(crate) mod place;
@@ -23,6 +24,8 @@ const MAX_LENGTH: usize = 15;
 #[derive(Debug)]
 pub(crate) struct Generator {
     codes: Vec<Code>,
+    /// Those of them that programs mostly consist of.
+    common: Vec<Code>,
     operands: Operands,
     images: Vec<Memory>,
 }
@@ -45,7 +48,8 @@ impl Generator {
             codes.retain(|code| format!("{:?}", code.mnemonic()).eq_ignore_ascii_case(filter));
         }
         let images = (0..IMAGES).map(|_| values::memory(&mut random)).collect();
-        Self { codes, operands: Operands { components }, images }
+        let common = codes.iter().copied().filter(|&code| block::is_common(code)).collect();
+        Self { codes, common, operands: Operands { components }, images }
     }
 
     /// What may be generated.
@@ -55,6 +59,7 @@ impl Generator {
 
     /// Generates only `codes` from now on.
     pub(crate) fn keep(&mut self, codes: Vec<Code>) {
+        self.common = codes.iter().copied().filter(|&code| block::is_common(code)).collect();
         self.codes = codes;
     }
 

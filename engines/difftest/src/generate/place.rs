@@ -8,7 +8,7 @@ use ambos_x86::{PAGE_SIZE, RFlags};
 use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic as M, OpKind, Register};
 
 /// Where to point an operand of `size` bytes.
-fn target(random: &mut Random, size: u64) -> u64 {
+pub(super) fn target(random: &mut Random, size: u64) -> u64 {
     let page = |number: u64| layout::SCRATCH + number * PAGE_SIZE;
     // So that the operand lies across the page boundary at `at`.
     let across = |random: &mut Random, at: u64| {
@@ -50,7 +50,7 @@ fn target(random: &mut Random, size: u64) -> u64 {
 }
 
 /// A target that also 32-bit addresses and displacements reach.
-fn low_target(random: &mut Random, size: u64) -> u64 {
+pub(super) fn low_target(random: &mut Random, size: u64) -> u64 {
     loop {
         let at = target(random, size);
         if at >> 31 == 0 {
