@@ -10,6 +10,7 @@
 //! ambos-workload run REPETITIONS MILLISECONDS NAME...    the workloads, one after the other
 //! ambos-workload mark open|close NAME                    marks a window on the console
 //! ambos-workload time COMMAND [ARGUMENT]...              how long a command takes
+//! ambos-workload jit ROUNDS                              code that two processes write and run, checked
 //! ambos-workload vsock echo PORT                         sends back what one connection sends
 //! ambos-workload vsock ask PORT BYTES                    has the host send back so many bytes
 //! ```
@@ -25,6 +26,7 @@ mod bench;
 mod c_library;
 mod compute;
 mod disk;
+mod jit;
 mod mark;
 mod memory;
 mod network;
@@ -82,6 +84,7 @@ pub(crate) fn main(arguments: &[&str]) -> i32 {
             0
         }
         [_, "time", command @ ..] if !command.is_empty() => process::time(command),
+        [_, "jit", rounds] => rounds.parse().map_or_else(|_| usage(), jit::check),
         [_, "vsock", "echo", port] => port.parse().map_or_else(|_| usage(), vsock::echo),
         [_, "vsock", "ask", port, bytes] => match (port.parse(), bytes.parse()) {
             (Ok(port), Ok(bytes)) => vsock::ask(port, bytes),
@@ -94,7 +97,7 @@ pub(crate) fn main(arguments: &[&str]) -> i32 {
 }
 
 fn usage() -> i32 {
-    output::line(&["usage: ambos-workload run|mark|time|vsock ..."]);
+    output::line(&["usage: ambos-workload run|mark|time|jit|vsock ..."]);
     2
 }
 

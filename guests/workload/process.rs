@@ -117,7 +117,8 @@ pub(crate) fn in_child(life: impl FnOnce() -> i32) -> Result<i32, sys::Errno> {
     wait(child)
 }
 
-fn wait(child: usize) -> Result<i32, sys::Errno> {
+/// Waits for a child and returns its exit status as [`in_child`] does.
+pub(crate) fn wait(child: usize) -> Result<i32, sys::Errno> {
     let mut status = 0i32;
     sys::call3(sys::WAIT4, child, (&raw mut status) as usize, 0)?;
     Ok(if status & 0x7f == 0 { status >> 8 & 0xff } else { 128 + (status & 0x7f) })

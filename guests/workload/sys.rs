@@ -97,6 +97,13 @@ pub(crate) fn store(address: usize, value: usize) {
     unsafe { (address as *mut usize).write_volatile(value) }
 }
 
+/// Runs code that was written to memory.
+pub(crate) fn run(address: usize) -> u32 {
+    // SAFETY: the memory is executable and holds a function that returns a number and changes no other
+    // register.
+    unsafe { core::mem::transmute::<usize, extern "C" fn() -> u32>(address)() }
+}
+
 /// Room for a path or an argument with the NUL that ends it.
 pub(crate) struct CString {
     bytes: [u8; 256],

@@ -134,7 +134,7 @@ fn report(
 }
 
 /// Builds the monitor and returns its path.
-fn build() -> Result<PathBuf, String> {
+pub(crate) fn build() -> Result<PathBuf, String> {
     let status = Command::new("cargo")
         .args(["build", "--quiet", "--release", "--package", "ambos"])
         .status()
@@ -252,7 +252,7 @@ fn wait_for(child: &mut Child, marker: &[u8]) -> Result<(), String> {
 }
 
 /// Anonymous and file-backed memory of a process, in MiB; guest RAM is shared memory.
-fn private_memory(process: u32) -> f64 {
+pub(crate) fn private_memory(process: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let kib = status.lines().filter_map(|line| {
         let (name, value) = line.split_once(':')?;

@@ -5,6 +5,7 @@ mod difftest;
 mod layers;
 mod lints;
 mod soak;
+mod stress;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -30,6 +31,8 @@ enum Task {
     Lints,
     /// Run the tests of disks with much data and many killed monitors
     Soak(soak::Arguments),
+    /// Run guests with two vCPUs that do everything at once, and check their results
+    Stress(stress::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Task::Layers => layers::run(),
         Task::Lints => lints::run(),
         Task::Soak(arguments) => soak::run(&arguments),
+        Task::Stress(arguments) => stress::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
