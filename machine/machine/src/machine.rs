@@ -128,8 +128,8 @@ struct Input {
     /// Columns and rows of the window that shows the console, if anybody knows.
     size: Option<(u16, u16)>,
     panel: Option<Arc<dyn FrontPanel>>,
-    /// The panel of the present run or the last one, for its screen.
-    last: Option<Arc<dyn FrontPanel>>,
+    /// What the screen showed at the end of the last run.
+    last_screen: Option<Screen>,
 }
 
 /// What someone in front of the machine reaches.
@@ -224,9 +224,9 @@ impl Handle {
     /// What the machine's screen shows, or showed at its end; `None` if it has no screen.
     pub fn screen(&self) -> Option<Screen> {
         let input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
-        let panel = input.last.clone();
+        let Some(panel) = input.panel.clone() else { return input.last_screen.clone() };
         drop(input);
-        panel.and_then(|panel| panel.screen())
+        panel.screen()
     }
 
     /// Asks the machine to end.
@@ -370,8 +370,6 @@ impl Machine {
 
     fn run_once(&mut self) -> Result<Outcome, MachineError> {
         let clock = VmClock::monotonic();
-        // The chips of the last run are gone before there are new ones.
-        self.input.lock().unwrap_or_else(PoisonError::into_inner).last = None;
         let Assembly { mut vcpus, panel, labels } = match (&self.entry, self.layout) {
             (Entry::Xen(guest), Some(layout)) => self.assemble_para(&clock, guest, layout)?,
             (Entry::Pc(entry), _) => self.assemble(&clock, entry)?,
@@ -383,7 +381,7 @@ impl Machine {
             if let Some((columns, rows)) = input.size {
                 panel.resize(columns, rows);
             }
-            input.last = Some(Arc::clone(&panel));
+            input.last_screen = None;
             input.panel = Some(panel);
             input.drain();
         }
@@ -423,7 +421,13 @@ impl Machine {
             }
             Ok(all)
         });
-        self.input.lock().unwrap_or_else(PoisonError::into_inner).panel = None;
+        {
+            let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+            // Handles may outlive the run, but must not keep its devices and their sockets and files.
+            if let Some(panel) = input.panel.take() {
+                input.last_screen = panel.screen();
+            }
+        }
         for work in result? {
             self.instructions += work.instructions;
             for (label, count) in work.counters {
