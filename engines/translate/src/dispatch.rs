@@ -29,6 +29,10 @@ use ambos_x86::{Cr4, Efer, Vector, gpr, xstate};
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// Bytes of the code cache for each site that may be kept: what is known of sites takes memory as well, and
+/// must not outgrow the code.
+const CODE_PER_SITE: usize = 256;
+
 /// One vCPU that translates.
 #[derive(Debug)]
 pub struct Translator {
@@ -300,6 +304,9 @@ impl Translator {
         let bytes = if pages.len() > 1 { &bytes[..] } else { &bytes[..0x1000] };
         let versions: Vec<(usize, u32)> =
             pages.iter().map(|&(page, version)| (page.ram_page, version)).collect();
+        if self.cache.sites.len() > self.options.code_cache / CODE_PER_SITE {
+            self.flush();
+        }
         for attempt in 0..2 {
             let source = Source {
                 page: bytes,
