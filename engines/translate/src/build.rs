@@ -146,6 +146,8 @@ pub(crate) struct Builder<'a> {
     pub(crate) info: InstructionInfoFactory,
     /// Which operands share probes.
     pub(crate) plan: Plan,
+    /// Code was generated that must not run.
+    pub(crate) failed: bool,
     /// Number of the current instruction.
     pub(crate) index: usize,
     pub(crate) scratch: Scratch,
@@ -185,7 +187,7 @@ pub(crate) enum Done {
 pub(crate) enum NoBlock {
     /// The first instruction goes on in the next page.
     Straddles,
-    /// There is no instruction.
+    /// There is no instruction, or no code for it.
     Undefined,
 }
 
@@ -249,6 +251,7 @@ pub(crate) fn build(
         stubs,
         info: InstructionInfoFactory::new(),
         plan: Plan::default(),
+        failed: false,
         index: 0,
         scratch: Scratch::default(),
         head: Head::default(),
@@ -288,7 +291,7 @@ pub(crate) fn build(
         builder.edge(next, None, 0);
     }
     builder.finish();
-    Ok(builder.built)
+    if builder.failed { Err(NoBlock::Undefined) } else { Ok(builder.built) }
 }
 
 impl Builder<'_> {

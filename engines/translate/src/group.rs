@@ -23,8 +23,11 @@ impl Builder<'_> {
             let group = self.plan.groups[number];
             let check =
                 Check { size: group.span, write: group.write, flags_live, group: Some(group) };
-            let located = self.locate_address(group.address, reg::R10, reg::R11, check);
-            debug_assert!(located, "the parts of a group's address have been checked to fit");
+            if !self.locate_address(group.address, reg::R10, reg::R11, check) {
+                // The plan has checked that its parts fit; were it wrong, members would go anywhere.
+                self.failed = true;
+                return;
+            }
             self.code.lea(reg::R11, Mem::Sum(reg::R10, reg::R11));
             self.holds(1, number);
             self.counters.groups += 1;
