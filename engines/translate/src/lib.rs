@@ -6,7 +6,8 @@
 //!
 //! Where to find what:
 //!
-//! - [`dispatch`]: the loop, exits of translated code and how each goes on.
+//! - [`dispatch`]: the loop between blocks, finding and translating them. [`exits`]: what each exit of
+//!   translated code wants and how the run goes on.
 //! - [`cache`]: which blocks there are; invalidation. [`site`]: the places where blocks leave.
 //! - [`build`]: from guest instructions to host code; [`classify`], [`liveness`], [`emit`].
 //! - [`copy`], [`stack`]: instructions that are copied; pushes, pops, calls and returns.
@@ -35,6 +36,7 @@ mod copy;
 mod counts;
 mod dispatch;
 mod emit;
+mod exits;
 mod flags;
 mod group;
 mod layout;

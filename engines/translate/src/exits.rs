@@ -1,0 +1,337 @@
+//! What each exit of translated code wants, and how the run goes on after it.
+
+use crate::dispatch::Translator;
+use crate::second;
+use crate::site::{Kind, Site};
+use ambos_hostcode::HostFault;
+use ambos_interpret::cpu::RIP;
+use ambos_interpret::exit::{Exit, Fault};
+use ambos_interpret::mmu::{Access, HostRange, is_canonical};
+use ambos_vcpu::{Platform, Stop};
+use ambos_x86::{Vector, gpr};
+use std::rc::Rc;
+
+/// How the run goes on after an exit.
+pub(crate) enum Next {
+    /// In translated code, with the state as the exit left it.
+    Continue(u64),
+    /// In translated code, with the state of the vCPU.
+    Resume(u64),
+    /// With a look at what is to be done, at an instruction boundary.
+    Boundary,
+    /// Not at all.
+    Stop(Stop),
+}
+
+/// Whether the TLB has a translation now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Filled {
+    Yes,
+    No,
+    Fault(Fault),
+}
+
+impl Translator {
+    /// Serves an exit.
+    pub(crate) fn serve(&mut self, platform: &mut dyn Platform, site: u32) -> Next {
+        let number = match site {
+            second::MISS => self.cache.operand_site(self.head.slots.found),
+            number => Some(number as usize),
+        };
+        let site = number.and_then(|number| self.cache.sites.get(number));
+        let Some(site) = site else { return self.serve_fault(platform) };
+        let (block, offset) = (site.block, site.offset);
+        let base = self.page_of(block);
+        self.run.last = Some(base.wrapping_add(u64::from(offset)));
+        match site.kind {
+            Kind::Entry { flags_kept } => {
+                self.run.last = None;
+                self.statistics.polls += 1;
+                self.take_flags_from(flags_kept);
+                self.head.cpu.native.gpr[RIP] = base.wrapping_add(u64::from(offset));
+                Next::Boundary
+            }
+            Kind::Link { patch, target, groups } => {
+                self.take_flags();
+                self.head.cpu.native.gpr[RIP] = base.wrapping_add(target);
+                self.run.left = groups;
+                if !groups {
+                    self.take_apart(block, offset);
+                }
+                if self.options.apart || !self.undisturbed() {
+                    return Next::Boundary;
+                }
+                self.keep_current();
+                let flushes = self.statistics.flushes;
+                let Some(found) = self.find(platform) else { return Next::Boundary };
+                // Code without groups begins where code with them left off.
+                let backward = groups && target <= u64::from(offset);
+                let next = &self.cache.blocks[found as usize];
+                if next.key.tail != 0 {
+                    return Next::Boundary;
+                }
+                let entry = if backward { next.polling } else { next.body };
+                // Translation may have flushed everything, and the page's code may have changed.
+                if self.statistics.flushes != flushes || self.cache.blocks[block as usize].stale {
+                    return Next::Boundary;
+                }
+                self.statistics.links += 1;
+                let displacement = crate::emit::relative(patch, entry);
+                self.arena.patch(patch as usize, &displacement);
+                Next::Continue(entry)
+            }
+            Kind::Indirect { stack } => {
+                self.statistics.indirect_misses += 1;
+                self.take_flags_from(true);
+                let target = self.head.slots.scratch[0];
+                if !is_canonical(target) {
+                    // The instruction must fault: run it again.
+                    let rsp = &mut self.head.cpu.native.gpr[gpr::RSP];
+                    *rsp = rsp.wrapping_sub(stack as u64);
+                    return self.interpret_at(platform, base.wrapping_add(u64::from(offset)));
+                }
+                self.head.cpu.native.gpr[RIP] = target;
+                self.run.left = true;
+                if self.options.apart || !self.undisturbed() {
+                    return Next::Boundary;
+                }
+                self.keep_current();
+                match self.find(platform) {
+                    Some(found) => Next::Continue(self.enter_from_anywhere(found)),
+                    None => Next::Boundary,
+                }
+            }
+            Kind::Miss { in_r11, size, write, flags_kept, spanned, retry, .. } => {
+                self.statistics.tlb_misses += 1;
+                let (next, length) = (site.next, site.length);
+                let linear = self.head.slots.scratch[usize::from(in_r11)];
+                let changes = self.head.cpu.tlb.changes();
+                let outcome = self.fill(platform, linear, usize::from(size), write);
+                let stale = self.cache.blocks[block as usize].stale;
+                // What groups of operands have found must still be so.
+                let unchanged = !spanned || changes == self.head.cpu.tlb.changes();
+                if outcome == Filled::Yes && !stale && unchanged {
+                    return Next::Continue(retry);
+                }
+                self.take_flags_from(flags_kept);
+                let rip = base.wrapping_add(u64::from(offset));
+                match outcome {
+                    Filled::Yes => {
+                        self.note_before(block, offset);
+                        self.head.cpu.native.gpr[RIP] = rip;
+                        return Next::Boundary;
+                    }
+                    Filled::Fault(fault) => return self.deliver(platform, rip, fault),
+                    Filled::No => {}
+                }
+                self.statistics.memory_interpreted += 1;
+                match self.interpret_at(platform, rip) {
+                    Next::Boundary
+                        if next != 0 && (!spanned || changes == self.head.cpu.tlb.changes()) =>
+                    {
+                        let expected = rip.wrapping_add(u64::from(length));
+                        self.resume_if(block, expected, next)
+                    }
+                    other => other,
+                }
+            }
+            Kind::Group { first, write, flags_kept, retry, .. } => {
+                self.statistics.tlb_misses += 1;
+                let linear = self.head.slots.scratch[0];
+                let changes = self.head.cpu.tlb.changes();
+                let outcome = match first {
+                    Some((offset, size)) => {
+                        self.fill(platform, linear.wrapping_add(offset as u64), size, write)
+                    }
+                    None => self.fill_ahead(platform, linear, write),
+                };
+                let stale = self.cache.blocks[block as usize].stale;
+                if outcome == Filled::Yes && !stale && changes == self.head.cpu.tlb.changes() {
+                    return Next::Continue(retry);
+                }
+                self.take_flags_from(flags_kept);
+                let rip = base.wrapping_add(u64::from(offset));
+                if let Filled::Fault(fault) = outcome {
+                    return self.deliver(platform, rip, fault);
+                }
+                self.head.cpu.native.gpr[RIP] = rip;
+                self.take_apart(block, offset);
+                if outcome == Filled::No && !stale {
+                    self.count_failure(number);
+                }
+                Next::Boundary
+            }
+            Kind::Interpret { ref op, goes_on, spanned } => {
+                self.statistics.handled += 1;
+                let (op, next) = (Rc::clone(op), site.next);
+                self.take_flags();
+                if self.head.cpu.slow {
+                    self.head.cpu.native.gpr[RIP] = base.wrapping_add(u64::from(offset));
+                    return Next::Boundary;
+                }
+                let start = offset - op.start;
+                let rip = base.wrapping_add(u64::from(start));
+                self.head.cpu.native.gpr[RIP] = rip;
+                let mode = self.mode();
+                let changes = self.head.cpu.tlb.changes();
+                let events = self.head.cpu.events;
+                let stop = self.head.cpu.run_op(platform, &op);
+                self.note_interpreted(base.wrapping_add(u64::from(offset)), events);
+                if let Some(stop) = stop {
+                    return Next::Stop(stop);
+                }
+                let unchanged = !spanned || changes == self.head.cpu.tlb.changes();
+                if goes_on && unchanged && self.mode() == mode {
+                    self.resume_if(block, rip.wrapping_add(u64::from(op.end)), next)
+                } else {
+                    Next::Boundary
+                }
+            }
+        }
+    }
+
+    /// Takes the flags from where an exit left them: in memory for it, or kept in memory before.
+    fn take_flags_from(&mut self, kept: bool) {
+        if kept {
+            self.set_arithmetic_flags(self.head.slots.kept_flags);
+        } else {
+            self.take_flags();
+        }
+    }
+
+    /// Has the rest of a block run without groups of operands, from the instruction at `offset` on.
+    fn take_apart(&mut self, block: u32, offset: u16) {
+        self.statistics.ungrouped += 1;
+        self.ungrouped = true;
+        self.note_before(block, offset);
+    }
+
+    /// Counts that a group was taken apart; if that is usual, its probe leads there at once.
+    fn count_failure(&mut self, number: Option<usize>) {
+        const USUAL: u32 = 16;
+        let site = number.and_then(|number| self.cache.sites.get_mut(number));
+        let Some(Site { kind: Kind::Group { failures, patch, apart, .. }, .. }) = site else {
+            return;
+        };
+        *failures += 1;
+        if *failures == USUAL {
+            let displacement = crate::emit::relative(*patch, *apart);
+            self.arena.patch(*patch as usize, &displacement);
+        }
+    }
+
+    /// Notes that the instruction at `offset` has not begun.
+    fn note_before(&mut self, block: u32, offset: u16) {
+        let base = self.page_of(block);
+        let before = self.cache.blocks[block as usize].offset_before(offset);
+        self.run.last = before.map(|offset| base.wrapping_add(u64::from(offset)));
+    }
+
+    /// Delivers the fault of the memory operand of the instruction at `rip`.
+    fn deliver(&mut self, platform: &mut dyn Platform, rip: u64, fault: Fault) -> Next {
+        self.head.cpu.native.gpr[RIP] = rip;
+        // The shadow of STI ends with a fault as well.
+        self.head.cpu.interrupt_shadow = false;
+        self.head.cpu.update_slow();
+        match self.head.cpu.deliver_fault(platform, fault) {
+            Some(stop) => Next::Stop(stop),
+            None => Next::Boundary,
+        }
+    }
+
+    /// Goes on in translated code at `pc` if the guest is where it is expected.
+    fn resume_if(&mut self, block: u32, expected: u64, pc: u64) -> Next {
+        if self.head.cpu.native.gpr[RIP] != expected || !self.undisturbed() {
+            return Next::Boundary;
+        }
+        self.keep_current();
+        if self.cache.blocks[block as usize].stale {
+            return Next::Boundary;
+        }
+        Next::Resume(pc)
+    }
+
+    /// Lets the interpreter run the instruction at `rip`.
+    fn interpret_at(&mut self, platform: &mut dyn Platform, rip: u64) -> Next {
+        self.head.cpu.native.gpr[RIP] = rip;
+        if self.head.cpu.slow {
+            return Next::Boundary;
+        }
+        match self.head.cpu.run_block(platform, 1) {
+            Some(stop) => Next::Stop(stop),
+            None => Next::Boundary,
+        }
+    }
+
+    /// Enters the translation of a memory operand into the TLB.
+    fn fill(
+        &mut self,
+        platform: &mut dyn Platform,
+        linear: u64,
+        size: usize,
+        write: bool,
+    ) -> Filled {
+        if (linear & 0xfff) as usize + size > 0x1000 {
+            return Filled::No;
+        }
+        let cpu = &mut self.head.cpu;
+        let set = cpu.mmu_index;
+        let access = Access { write, user: cpu.mode.cpl == 3, ..Access::default() };
+        let resolved = cpu.resolve(platform, linear, size, set, access);
+        let outcome = match resolved {
+            Ok(HostRange::Ram(_)) => {
+                let cached = if write {
+                    cpu.tlb.lookup_write(set, linear)
+                } else {
+                    cpu.tlb.lookup_read(set, linear)
+                };
+                if cached.is_some() { Filled::Yes } else { Filled::No }
+            }
+            Err(Exit::Fault(fault)) if fault.vector == Vector::PageFault => Filled::Fault(fault),
+            _ => Filled::No,
+        };
+        cpu.leave_block = false;
+        self.keep_current();
+        outcome
+    }
+
+    /// Enters the translation of a page into the TLB if that has no effect that the guest could see
+    /// but an accessed bit, which a processor may set ahead of time as well.
+    fn fill_ahead(&mut self, platform: &mut dyn Platform, linear: u64, write: bool) -> Filled {
+        let cpu = &mut self.head.cpu;
+        let set = cpu.mmu_index;
+        let access = Access { user: cpu.mode.cpl == 3, ..Access::default() };
+        // A page that is writable and dirty becomes known as such.
+        let resolved = cpu.resolve(platform, linear & !0xfff, 0, set, access);
+        cpu.leave_block = false;
+        let cached = match write {
+            true => cpu.tlb.lookup_write(set, linear),
+            false => cpu.tlb.lookup_read(set, linear),
+        };
+        if resolved.is_ok() && cached.is_some() { Filled::Yes } else { Filled::No }
+    }
+
+    /// Serves a fault of the host in translated code: the interpreter runs the instruction, and
+    /// faults as the guest must see it.
+    fn serve_fault(&mut self, platform: &mut dyn Platform) -> Next {
+        self.statistics.host_faults += 1;
+        self.take_flags();
+        let frame = &self.head.slots.frame;
+        let (pc, fault) = (frame.fault_code as u64, frame.host_fault());
+        let found = self
+            .cache
+            .block_at(pc)
+            .and_then(|block| Some((block, self.cache.blocks[block as usize].guest_offset(pc)?)));
+        let Some((block, offset)) = found else {
+            platform.unserved().record("host fault outside translated blocks", pc, &[]);
+            return Next::Boundary;
+        };
+        let rip = self.page_of(block).wrapping_add(u64::from(offset));
+        self.run.last = Some(rip);
+        if let Some(HostFault::Memory { address }) = fault {
+            let what = format!("host fault of a translated memory operand at {address:#x}");
+            platform.unserved().record(what, rip, &[]);
+        }
+        self.interpret_at(platform, rip)
+    }
+}
