@@ -115,10 +115,7 @@ fn measure(body: &[u8], iterations: u64, counter: Option<&str>) -> (Duration, u6
     // nop; nop; body; dec rcx; jnz; hlt
     let mut code = vec![0x90, 0x90];
     code.extend(body);
-    code.extend([0x48, 0xff, 0xc9, 0x0f, 0x85]);
-    let back = -(code.len() as i32 + 4);
-    code.extend(back.to_le_bytes());
-    code.push(0xf4);
+    common::close_loop(&mut code, &[0x48, 0xff, 0xc9]);
     let mut start = common::state();
     start.gpr[0] = 0;
     start.gpr[3] = DATA;

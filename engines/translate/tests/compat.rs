@@ -10,10 +10,6 @@ use vm_memory::{Bytes, GuestAddress};
 /// Registers that programs change freely, EAX, ECX, EDX and EBP; EBX and ESI point at data, EDI counts.
 const FREE: [u32; 4] = [0, 1, 2, 5];
 
-fn pick<T: Copy>(random: &mut Random, from: &[T]) -> T {
-    from[random.index(from.len())]
-}
-
 /// A register of 1, 2 or 4 bytes by its number; byte registers include AH to DH.
 fn sized(random: &mut Random, number: u32, size: usize) -> Register {
     match size {
@@ -24,7 +20,7 @@ fn sized(random: &mut Random, number: u32, size: usize) -> Register {
 }
 
 fn memory(random: &mut Random, faults: bool) -> MemoryOperand {
-    let base = pick(random, &[Register::EBX, Register::ESI]);
+    let base = random.pick(&[Register::EBX, Register::ESI]);
     let mut displacement = random.index(0x180) as i64 - 0x40;
     if random.index(12) == 0 {
         displacement = 0x1000 - random.index(20) as i64;
@@ -33,7 +29,7 @@ fn memory(random: &mut Random, faults: bool) -> MemoryOperand {
         displacement = (ABSENT - DATA) as i64 - 0x2000 + 0x30;
     }
     let segments = [Register::None, Register::None, Register::ES, Register::FS, Register::GS];
-    let segment = pick(random, &segments);
+    let segment = random.pick(&segments);
     match random.index(6) {
         0 => MemoryOperand::with_base_displ(base, displacement),
         1 => MemoryOperand::with_displ(DATA + random.index(0x1800) as u64, 4),
@@ -43,7 +39,7 @@ fn memory(random: &mut Random, faults: bool) -> MemoryOperand {
 
 fn instruction(random: &mut Random, faults: bool) -> Vec<u8> {
     let size = random.index(3);
-    let (a, b) = (pick(random, &FREE), pick(random, &FREE));
+    let (a, b) = (random.pick(&FREE), random.pick(&FREE));
     let (ra, rb) = (sized(random, a, size), sized(random, b, size));
     let (ea, eb) = (Register::EAX + a, Register::EAX + b);
     let (xa, xb) = (Register::XMM0 + a, Register::XMM0 + b);
@@ -96,10 +92,15 @@ fn instruction(random: &mut Random, faults: bool) -> Vec<u8> {
         21 => Instruction::with2(Code::Movzx_r32_rm8, ea, mem),
         22 => Instruction::with2(sizes!(Test_rm8_r8 Test_rm16_r16 Test_rm32_r32), mem, rb),
         23 => Instruction::with2(Code::Cmpxchg_rm32_r32, mem, eb),
-        24 => Ok(Instruction::with(pick(
-            random,
-            &[Code::Cdq, Code::Cwde, Code::Aaa, Code::Daa, Code::Cld, Code::Cli, Code::Lahf],
-        ))),
+        24 => Ok(Instruction::with(random.pick(&[
+            Code::Cdq,
+            Code::Cwde,
+            Code::Aaa,
+            Code::Daa,
+            Code::Cld,
+            Code::Cli,
+            Code::Lahf,
+        ]))),
         _ => {
             let low = MemoryOperand::with_base(Register::EBX);
             let code = [Code::Fild_m32int, Code::Fistp_m32int, Code::Fadd_m32fp][size];
@@ -129,7 +130,7 @@ fn program(random: &mut Random, faults: bool) -> Vec<u8> {
             1 => {
                 // push of a register, of ESP, of an immediate, of memory
                 match random.index(4) {
-                    0 => code.push(0x50 | pick(random, &FREE) as u8),
+                    0 => code.push(0x50 | random.pick(&FREE) as u8),
                     1 => code.push(0x54),
                     2 => code.extend([0x6a, random.index(256) as u8]),
                     _ => code.extend([0xff, 0x74, 0x24, 4]),
@@ -137,7 +138,7 @@ fn program(random: &mut Random, faults: bool) -> Vec<u8> {
                 pushed += 1;
             }
             2 if pushed > 0 => {
-                code.push(0x58 | pick(random, &FREE) as u8);
+                code.push(0x58 | random.pick(&FREE) as u8);
                 pushed -= 1;
             }
             // call over a jump to a function that returns; the second removes a word that was pushed
@@ -167,10 +168,7 @@ fn program(random: &mut Random, faults: bool) -> Vec<u8> {
     // lea esp, [esp + pushed]
     code.extend([0x8d, 0x64, 0x24, 4 * pushed as u8]);
     // dec edi; jnz start; hlt
-    code.extend([0x4f, 0x0f, 0x85]);
-    let back = -(code.len() as i32 + 4);
-    code.extend(back.to_le_bytes());
-    code.push(0xf4);
+    common::close_loop(&mut code, &[0x4f]);
     code
 }
 

@@ -2,30 +2,10 @@
 
 mod common;
 
+use ambos_random::Random;
 use common::{ABSENT, CODE, DATA, DATA_SIZE};
 use iced_x86::{Code, Encoder, Instruction, MemoryOperand, Mnemonic, Register};
 use vm_memory::{Bytes, GuestAddress};
-
-/// A small generator of well-spread numbers.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.0;
-        value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        value ^ value >> 31
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-}
 
 /// Registers that programs change freely; pointers stay.
 const FREE: [usize; 11] = [0, 1, 2, 5, 6, 7, 8, 9, 10, 13, 14];
@@ -49,13 +29,13 @@ fn sized(number: usize, size: usize) -> Register {
 fn memory(random: &mut Random, faults: bool) -> MemoryOperand {
     let base = random.pick(&POINTERS);
     let mut displacement = (random.next() % 0x180) as i64 - 0x40;
-    if random.below(12) == 0 {
+    if random.index(12) == 0 {
         displacement = 0x1000 - (random.next() % 20) as i64;
     }
-    if faults && random.below(60) == 0 {
+    if faults && random.index(60) == 0 {
         displacement = (ABSENT - DATA) as i64 - 0x2000 + 0x30;
     }
-    let segment = if random.below(10) == 0 { Register::FS } else { Register::None };
+    let segment = if random.index(10) == 0 { Register::FS } else { Register::None };
     if segment == Register::FS {
         displacement -= 0x1000;
     }
@@ -71,14 +51,14 @@ fn memory(random: &mut Random, faults: bool) -> MemoryOperand {
 }
 
 fn instruction(random: &mut Random, faults: bool) -> Instruction {
-    let size = random.below(4);
+    let size = random.index(4);
     let (a, b) = (random.pick(&FREE), random.pick(&FREE));
     let (ra, rb) = (sized(a, size), sized(b, size));
     let mem = memory(random, faults);
     macro_rules! sizes {
         ($($code:ident)*) => { [$(Code::$code),*][size] };
     }
-    let built = match random.below(30) {
+    let built = match random.index(30) {
         0 => Instruction::with2(sizes!(Add_rm8_r8 Add_rm16_r16 Add_rm32_r32 Add_rm64_r64), ra, rb),
         1 => Instruction::with2(sizes!(Adc_rm8_r8 Adc_rm16_r16 Adc_rm32_r32 Adc_rm64_r64), mem, rb),
         2 => Instruction::with2(sizes!(Sbb_r8_rm8 Sbb_r16_rm16 Sbb_r32_rm32 Sbb_r64_rm64), ra, mem),
@@ -172,12 +152,12 @@ fn system(random: &mut Random, faults: bool, user: bool) -> Vec<u8> {
     let mut emit = |instruction: Result<Instruction, iced_x86::IcedError>| {
         encoder.encode(&instruction.unwrap(), 0).unwrap();
     };
-    let size = random.below(4);
+    let size = random.index(4);
     let free = random.pick(&FREE);
     let mem = memory(random, faults);
     // No instruction with a REX prefix can name AH.
     let low = MemoryOperand { base: Register::RBX, ..mem };
-    let kind = random.below(if user { 11 } else { 19 });
+    let kind = random.index(if user { 11 } else { 19 });
     macro_rules! sizes {
         ($($code:ident)*) => { [$(Code::$code),*][size] };
     }
@@ -186,14 +166,14 @@ fn system(random: &mut Random, faults: bool, user: bool) -> Vec<u8> {
             // lea rsi, [pointer + ..]; lea rdi, [pointer + ..]; mov ecx, count; rep? string
             let near = |random: &mut Random| {
                 let base = Register::RAX + random.pick(&[3, 12]);
-                let reach = if random.below(4) == 0 { 0x1000 } else { 0x200 };
-                MemoryOperand::with_base_displ(base, random.below(reach) as i64)
+                let reach = if random.index(4) == 0 { 0x1000 } else { 0x200 };
+                MemoryOperand::with_base_displ(base, random.index(reach) as i64)
             };
             emit(Instruction::with2(Code::Lea_r64_m, Register::RSI, near(random)));
             emit(Instruction::with2(Code::Lea_r64_m, Register::RDI, near(random)));
-            emit(Instruction::with2(Code::Mov_r32_imm32, Register::ECX, random.below(40) as u32));
+            emit(Instruction::with2(Code::Mov_r32_imm32, Register::ECX, random.index(40) as u32));
             code = encoder.take_buffer();
-            let (down, repeated) = (random.below(6) == 0, random.below(3) != 0);
+            let (down, repeated) = (random.index(6) == 0, random.index(3) != 0);
             if down {
                 code.push(0xfd);
             }
@@ -214,17 +194,17 @@ fn system(random: &mut Random, faults: bool, user: bool) -> Vec<u8> {
         }
         3 | 4 => {
             let size = size.max(1);
-            let codes = match random.below(4) {
+            let codes = match random.index(4) {
                 0 => [Code::Bt_rm16_r16, Code::Bt_rm32_r32, Code::Bt_rm64_r64],
                 1 => [Code::Bts_rm16_r16, Code::Bts_rm32_r32, Code::Bts_rm64_r64],
                 2 => [Code::Btr_rm16_r16, Code::Btr_rm32_r32, Code::Btr_rm64_r64],
                 _ => [Code::Btc_rm16_r16, Code::Btc_rm32_r32, Code::Btc_rm64_r64],
             };
-            let offset = random.below(0x2000) as i32 - 0x1000;
+            let offset = random.index(0x2000) as i32 - 0x1000;
             emit(Instruction::with2(Code::Mov_rm64_imm32, sized(free, 3), offset));
             let mut bit = Instruction::with2(codes[size - 1], mem, sized(free, size)).unwrap();
             let bt = bit.mnemonic() == Mnemonic::Bt;
-            bit.set_has_lock_prefix(!bt && random.below(3) == 0);
+            bit.set_has_lock_prefix(!bt && random.index(3) == 0);
             emit(Ok(bit));
         }
         5 => {
@@ -237,7 +217,7 @@ fn system(random: &mut Random, faults: bool, user: bool) -> Vec<u8> {
             let code = random.pick(&[Code::Mov_rm8_r8, Code::Adc_rm8_r8, Code::Cmp_rm8_r8]);
             emit(Instruction::with2(code, low, high));
         }
-        7 => emit(if random.below(2) == 0 {
+        7 => emit(if random.index(2) == 0 {
             let code = Code::VEX_Andn_r64_r64_rm64;
             Instruction::with3(code, Register::R10, Register::R11, mem)
         } else {
@@ -254,7 +234,7 @@ fn system(random: &mut Random, faults: bool, user: bool) -> Vec<u8> {
         }
         9 => {
             // mov eax, ..; wrgsbase; rdgsbase
-            let base = random.next() as u32 >> random.below(32);
+            let base = random.next() as u32 >> random.index(32);
             let to = random.pick(&FREE);
             emit(Instruction::with2(Code::Mov_r32_imm32, sized(free, 2), base));
             let (write, read) = if size > 1 {
@@ -269,7 +249,7 @@ fn system(random: &mut Random, faults: bool, user: bool) -> Vec<u8> {
         10 => {
             // pushfq; popfq, or with TF, DF and others of no consequence changed
             emit(Ok(Instruction::with(Code::Pushfq)));
-            if random.below(2) == 0 {
+            if random.index(2) == 0 {
                 let top = MemoryOperand::with_base(Register::RSP);
                 let change = random.pick(&[1, 0x40, 0x800, 0x8d5, 0x4000, 0x20_0000]);
                 emit(Instruction::with2(Code::Xor_rm32_imm32, top, change));
@@ -299,10 +279,10 @@ fn system(random: &mut Random, faults: bool, user: bool) -> Vec<u8> {
 fn program(random: &mut Random, faults: bool, user: bool) -> Vec<u8> {
     let mut encoder = Encoder::new(64);
     let mut code = Vec::new();
-    let length = 3 + random.below(20);
+    let length = 3 + random.index(20);
     let mut pushed = 0;
     for _ in 0..length {
-        match random.below(18) {
+        match random.index(18) {
             0 => {
                 // A jump over the next instruction.
                 let mut next = instruction(random, faults);
@@ -311,7 +291,7 @@ fn program(random: &mut Random, faults: bool, user: bool) -> Vec<u8> {
                 }
                 let size = encoder.encode(&next, 0).unwrap();
                 let bytes = encoder.take_buffer();
-                code.extend([0x70 | random.below(16) as u8, size as u8]);
+                code.extend([0x70 | random.index(16) as u8, size as u8]);
                 code.extend(bytes);
             }
             1 => {
@@ -342,7 +322,7 @@ fn program(random: &mut Random, faults: bool, user: bool) -> Vec<u8> {
             6 => code.extend(system(random, faults, user)),
             7 | 8 => {
                 let memory = memory(random, faults);
-                let mut below = |limit| random.below(limit);
+                let mut below = |limit| random.index(limit);
                 code.extend(common::x87::instruction(&mut below, memory, faults));
             }
             _ => {
@@ -361,10 +341,7 @@ fn program(random: &mut Random, faults: bool, user: bool) -> Vec<u8> {
         code.extend([0x48, 0x8d, 0x64, 0x24, 8]);
     }
     // dec r15; jnz start; hlt
-    code.extend([0x49, 0xff, 0xcf, 0x0f, 0x85]);
-    let back = -(code.len() as i32 + 4);
-    code.extend(back.to_le_bytes());
-    code.push(0xf4);
+    common::close_loop(&mut code, &[0x49, 0xff, 0xcf]);
     code
 }
 
@@ -372,7 +349,7 @@ fn compare(faults: bool, programs: u64) {
     let (mut reference, reference_ram) = common::interpreter();
     let (mut engine, ram, _) = common::translator();
     for seed in 0..programs {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let code = program(&mut random, faults, seed % 2 == 1);
         let mut start = common::state();
         for register in 0..16 {

@@ -31,6 +31,11 @@ impl Random {
     pub fn index(&mut self, length: usize) -> usize {
         self.below(length as u64) as usize
     }
+
+    /// One of a list, which is not empty.
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.index(from.len())]
+    }
 }
 
 #[cfg(test)]

@@ -59,6 +59,16 @@ impl Platform for Nothing {
     }
 }
 
+/// Ends a program: unless `decrement` makes a register zero it goes back to its start, then it halts.
+pub(crate) fn close_loop(code: &mut Vec<u8>, decrement: &[u8]) {
+    code.extend(decrement);
+    // jnz start; hlt
+    code.extend([0x0f, 0x85]);
+    let back = -(code.len() as i32 + 4);
+    code.extend(back.to_le_bytes());
+    code.push(0xf4);
+}
+
 /// RAM with page tables, descriptor tables and handlers.
 pub(crate) fn ram() -> Arc<GuestRam> {
     let ram = GuestRam::new(16 << 20).unwrap();
