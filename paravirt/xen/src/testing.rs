@@ -1,15 +1,16 @@
 //! A domain without an engine, for tests of hypercalls: the guest's memory is mapped at [`WINDOW`], frame by frame.
 
+#[path = "../tests/hostile/registers.rs"]
+#[macro_use]
+mod registers;
+
 use crate::domain::{Domain, DomainConfig, Host, Start};
 use crate::layout::Layout;
 use crate::vcpu::{Processor, XenVcpu};
 use ambos_clock::VmClock;
 use ambos_intercept::{Ledger, UnservedLog};
 use ambos_memory::{Bytes, GuestPhysAddr, GuestRam};
-use ambos_vcpu::{
-    Attention, Control, CpuState, DebugRegisters, GuestCpu, GuestFault, Request, Resume, Segment,
-    SegmentName, Supervisor, Trap,
-};
+use ambos_vcpu::{Attention, CpuState, GuestCpu, GuestFault, Request, Resume, Supervisor, Trap};
 use ambos_x86::gpr::{R8, R9, R10, RAX, RDI, RDX, RSI};
 use ambos_x86::paging::{ACCESSED, PRESENT, USER, WRITE};
 use ambos_xen_abi::Hypercall;
@@ -42,59 +43,8 @@ impl FakeCpu {
 }
 
 impl GuestCpu for FakeCpu {
-    fn gpr(&self) -> &[u64; 16] {
-        &self.state.gpr
-    }
-    fn gpr_mut(&mut self) -> &mut [u64; 16] {
-        &mut self.state.gpr
-    }
-    fn rip(&self) -> u64 {
-        self.state.rip
-    }
-    fn set_rip(&mut self, rip: u64) {
-        self.state.rip = rip;
-    }
-    fn rflags(&self) -> u64 {
-        self.state.rflags
-    }
-    fn set_rflags(&mut self, rflags: u64) {
-        self.state.rflags = rflags;
-    }
-    fn is_64bit(&self) -> bool {
-        true
-    }
-    fn segment(&self, name: SegmentName) -> Segment {
-        let all = &self.state.segments;
-        [all.es, all.cs, all.ss, all.ds, all.fs, all.gs][name as usize]
-    }
-    fn set_segment(&mut self, name: SegmentName, segment: Segment) {
-        let all = &mut self.state.segments;
-        *[&mut all.es, &mut all.cs, &mut all.ss, &mut all.ds, &mut all.fs, &mut all.gs]
-            [name as usize] = segment;
-    }
-    fn set_code_and_stack(&mut self, code: Segment, stack: Segment) {
-        (self.state.segments.cs, self.state.segments.ss) = (code, stack);
-    }
-    fn set_base(&mut self, name: SegmentName, base: u64) {
-        let segment = Segment { base, ..self.segment(name) };
-        self.set_segment(name, segment);
-    }
-    fn set_descriptor_tables(&mut self, _: (u64, u16), _: (u64, u16)) {}
-    fn control(&self) -> Control {
-        self.state.control
-    }
-    fn set_control(&mut self, control: Control) {
-        self.state.control = control;
-    }
-    fn debug(&self) -> DebugRegisters {
-        self.state.debug
-    }
-    fn set_debug(&mut self, debug: DebugRegisters) {
-        self.state.debug = debug;
-    }
-    fn tsc(&self) -> u64 {
-        5_000_000_000
-    }
+    registers_in_state!();
+
     fn read(&mut self, linear: u64, data: &mut [u8]) -> Result<(), GuestFault> {
         for (byte, at) in data.iter_mut().zip(linear..) {
             let address = self.address(at)?;

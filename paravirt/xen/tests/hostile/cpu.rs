@@ -1,8 +1,12 @@
 //! A vCPU that runs nothing, but reads and writes memory as one would: by the page tables, and by what it
 //! has cached of them.
 
+#[macro_use]
+#[path = "registers.rs"]
+mod registers;
+
 use ambos_memory::{Bytes, GuestPhysAddr, GuestRam};
-use ambos_vcpu::{Control, CpuState, DebugRegisters, GuestCpu, GuestFault, Segment, SegmentName};
+use ambos_vcpu::{CpuState, GuestCpu, GuestFault};
 use ambos_x86::paging::{ADDRESS_MASK, PAGE_SIZE, PRESENT, USER, WRITE};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -65,59 +69,8 @@ impl Cpu {
 }
 
 impl GuestCpu for Cpu {
-    fn gpr(&self) -> &[u64; 16] {
-        &self.state.gpr
-    }
-    fn gpr_mut(&mut self) -> &mut [u64; 16] {
-        &mut self.state.gpr
-    }
-    fn rip(&self) -> u64 {
-        self.state.rip
-    }
-    fn set_rip(&mut self, rip: u64) {
-        self.state.rip = rip;
-    }
-    fn rflags(&self) -> u64 {
-        self.state.rflags
-    }
-    fn set_rflags(&mut self, rflags: u64) {
-        self.state.rflags = rflags;
-    }
-    fn is_64bit(&self) -> bool {
-        true
-    }
-    fn segment(&self, name: SegmentName) -> Segment {
-        let all = &self.state.segments;
-        [all.es, all.cs, all.ss, all.ds, all.fs, all.gs][name as usize]
-    }
-    fn set_segment(&mut self, name: SegmentName, segment: Segment) {
-        let all = &mut self.state.segments;
-        *[&mut all.es, &mut all.cs, &mut all.ss, &mut all.ds, &mut all.fs, &mut all.gs]
-            [name as usize] = segment;
-    }
-    fn set_code_and_stack(&mut self, code: Segment, stack: Segment) {
-        (self.state.segments.cs, self.state.segments.ss) = (code, stack);
-    }
-    fn set_base(&mut self, name: SegmentName, base: u64) {
-        let segment = Segment { base, ..self.segment(name) };
-        self.set_segment(name, segment);
-    }
-    fn set_descriptor_tables(&mut self, _: (u64, u16), _: (u64, u16)) {}
-    fn control(&self) -> Control {
-        self.state.control
-    }
-    fn set_control(&mut self, control: Control) {
-        self.state.control = control;
-    }
-    fn debug(&self) -> DebugRegisters {
-        self.state.debug
-    }
-    fn set_debug(&mut self, debug: DebugRegisters) {
-        self.state.debug = debug;
-    }
-    fn tsc(&self) -> u64 {
-        5_000_000_000
-    }
+    registers_in_state!();
+
     fn read(&mut self, linear: u64, data: &mut [u8]) -> Result<(), GuestFault> {
         for (index, byte) in data.iter_mut().enumerate() {
             let address = self.translate(linear.wrapping_add(index as u64), false)?;
