@@ -280,12 +280,8 @@ impl Translator {
         let resolved = cpu.resolve(platform, linear, size, set, access);
         let outcome = match resolved {
             Ok(HostRange::Ram(_)) => {
-                let cached = if write {
-                    cpu.tlb.lookup_write(set, linear)
-                } else {
-                    cpu.tlb.lookup_read(set, linear)
-                };
-                if cached.is_some() { Filled::Yes } else { Filled::No }
+                // Operands of odd sizes have no stub that looks into the second level.
+                if cpu.tlb.bring_forward(set, write, linear) { Filled::Yes } else { Filled::No }
             }
             Err(Exit::Fault(fault)) if fault.vector == Vector::PageFault => Filled::Fault(fault),
             _ => Filled::No,

@@ -2,6 +2,7 @@
 
 mod common;
 
+use ambos_interpret::mmu::ENTRIES;
 use ambos_vcpu::{Engine, Request, Stop};
 use common::{CODE, DATA};
 use std::sync::Arc;
@@ -117,4 +118,23 @@ fn a_full_code_cache_starts_anew() {
     assert_eq!(engine.run(&mut common::Nothing::default(), None), Stop::Halted);
     assert_eq!(engine.state().gpr[0], (at - CODE) / 6);
     assert!(engine.statistics().flushes > 0, "{:?}", engine.statistics());
+}
+
+#[test]
+fn an_odd_operand_is_found_in_the_second_level_of_the_tlb() {
+    let (mut engine, ram, _) = common::translator();
+    // The same pages again, where each shares its slot of the first level with the page's other address.
+    const AWAY: u64 = (ENTRIES as u64) << 12;
+    ram.memory().write_obj(0x4007u64, GuestAddress(0x3000 + (AWAY >> 21) * 8)).unwrap();
+    let mut start = common::state();
+    (start.gpr[3], start.gpr[7], start.gpr[1]) = (DATA, DATA + AWAY, 1000);
+    // again: fld1; fstp tbyte [rbx]; mov rax, [rdi]; mov [rdi + 16], rax; dec rcx; jnz again; hlt
+    let mut code = vec![0xd9, 0xe8, 0xdb, 0x3b];
+    code.extend([0x48, 0x8b, 0x07, 0x48, 0x89, 0x47, 0x10]);
+    common::close_loop(&mut code, &[0x48, 0xff, 0xc9]);
+    let (state, data) = common::run(&mut engine, &ram, &start, &code);
+    assert_eq!(state.gpr[0], 1 << 63);
+    assert_eq!(data[..8], data[16..24]);
+    // Operands of this size leave translated code each time.
+    assert!(engine.statistics().tlb_misses > 900);
 }

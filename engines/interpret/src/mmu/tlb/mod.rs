@@ -193,6 +193,18 @@ impl Tlb {
         (entry.key == linear & !0xfff).then(|| entry.value + (linear & 0xfff) as usize)
     }
 
+    /// Whether `linear` is cached for reads (`write` false) or writes; if so it is in the first level
+    /// afterwards, which is where generated code looks that cannot look into the second.
+    pub fn bring_forward(&mut self, set: usize, write: bool, linear: u64) -> bool {
+        let (cache, host) = match write {
+            true => (Cache::Write, self.lookup_write(set, linear)),
+            false => (Cache::Read, self.lookup_read(set, linear)),
+        };
+        let Some(host) = host else { return false };
+        self.enter(set, cache, Entry { key: linear & !0xfff, value: host & !0xfff });
+        true
+    }
+
     #[inline(always)]
     pub(crate) fn lookup_fetch(&mut self, user: bool, linear: u64) -> Option<FetchEntry> {
         self.fetches[self.current][usize::from(user)].get(linear)
