@@ -1,12 +1,11 @@
-//! `cargo xtask bench`: speed and memory, beside QEMU's TCG on the same guests in the same run.
-//!
-//! Runs alternate between the monitors, so that a noisy host hits both; medians and spreads are
-//! printed, and the ratio of the medians. QEMU is left out where it is not installed.
+//! The engine: a loop of four instructions, and boots of stock kernels up to their first program.
 
-use ambos_guest::{Flavour, TerminalProgress};
+use super::monitor::{Monitor, guest_files, ours, private_memory, qemu};
+use super::samples::{alternate, summary};
+use ambos_guest::Flavour;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 /// Iterations of the tight loop; each is four instructions.
@@ -18,52 +17,17 @@ const INIT_REACHED: &[u8] = b"Leave with exit";
 /// The longest that one run may take.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// What to measure.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {
-    /// How often each measurement is repeated
-    #[arg(long, default_value_t = 3)]
-    runs: usize,
-}
-
-/// One monitor under test.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Monitor {
-    Ambos,
-    /// Ambos with its interpreter alone.
-    Interpreter,
-    Qemu,
-}
-
-impl Monitor {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Ambos => "ambos",
-            Self::Interpreter => "interpreter",
-            Self::Qemu => "qemu-tcg",
-        }
-    }
-}
-
 /// Everyone; QEMU is the last.
 const ALL: [Monitor; 3] = [Monitor::Ambos, Monitor::Interpreter, Monitor::Qemu];
 
-/// Measures and prints.
-pub(crate) fn run(arguments: &Arguments) -> Result<(), String> {
-    let ambos = build()?;
-    let qemu = Command::new("qemu-system-x86_64").arg("--version").output().is_ok();
-    let monitors: &[Monitor] = if qemu { &ALL } else { &ALL[..2] };
-    if !qemu {
-        println!("qemu-system-x86_64 is not installed: there is nothing to compare with");
-    }
-    let folder = std::env::temp_dir().join(format!("ambos-bench-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).map_err(|error| format!("cannot use {folder:?}: {error}"))?;
-    let result = measure(&ambos, monitors, &folder, arguments.runs.max(1));
-    let _ = std::fs::remove_dir_all(&folder);
-    result
-}
-
-fn measure(ambos: &Path, monitors: &[Monitor], folder: &Path, runs: usize) -> Result<(), String> {
+/// Measures and prints. Without QEMU there are only our own engines.
+pub(super) fn measure(
+    ambos: &Path,
+    with_qemu: bool,
+    folder: &Path,
+    runs: usize,
+) -> Result<(), String> {
+    let monitors: &[Monitor] = if with_qemu { &ALL } else { &ALL[..2] };
     let (empty, full) = (folder.join("empty"), folder.join("loop"));
     for (path, iterations) in [(&empty, 1), (&full, ITERATIONS)] {
         std::fs::write(path, loop_image(iterations))
@@ -92,21 +56,6 @@ fn measure(ambos: &Path, monitors: &[Monitor], folder: &Path, runs: usize) -> Re
     Ok(())
 }
 
-/// Repeats a measurement, alternating between the monitors; the samples of each.
-fn alternate(
-    monitors: &[Monitor],
-    runs: usize,
-    mut measure: impl FnMut(Monitor) -> Result<f64, String>,
-) -> Result<Vec<Vec<f64>>, String> {
-    let mut samples = vec![Vec::new(); monitors.len()];
-    for _ in 0..runs {
-        for (monitor, samples) in monitors.iter().zip(&mut samples) {
-            samples.push(measure(*monitor)?);
-        }
-    }
-    Ok(samples)
-}
-
 fn report(
     what: &str,
     unit: &str,
@@ -116,14 +65,12 @@ fn report(
 ) {
     let mut medians = Vec::new();
     for (monitor, samples) in monitors.iter().zip(samples) {
-        let mut sorted = samples.clone();
-        sorted.sort_by(f64::total_cmp);
-        let median = sorted[sorted.len() / 2];
-        let spread = (sorted[sorted.len() - 1] - sorted[0]) / median.max(1e-9) * 100.0;
+        let Some((median, spread)) = summary(samples) else { continue };
         println!(
-            "{what:<28} {:<11} {:>12} {spread:>7.0}%",
+            "{what:<28} {:<11} {:>12} {:>7.0}%",
             monitor.name(),
             format!("{median:.2} {unit}"),
+            spread * 100.0,
         );
         medians.push(median);
     }
@@ -131,27 +78,6 @@ fn report(
         let ratio = if more_is_better { ours / theirs } else { theirs / ours };
         println!("{:<28} {ratio:.2} times as fast as QEMU's TCG", "");
     }
-}
-
-/// Builds the monitor and returns its path.
-pub(crate) fn build() -> Result<PathBuf, String> {
-    let status = Command::new("cargo")
-        .args(["build", "--quiet", "--release", "--package", "ambos"])
-        .status()
-        .map_err(|error| format!("cannot start cargo: {error}"))?;
-    if !status.success() {
-        return Err("the build failed".to_owned());
-    }
-    let xtask = std::env::current_exe().map_err(|error| error.to_string())?;
-    let folder = xtask.parent().ok_or("no build folder")?;
-    Ok(folder.join("ambos"))
-}
-
-/// Kernel and initramfs of a guest, pulled on first use.
-fn guest_files(flavour: Flavour) -> Result<(PathBuf, PathBuf), String> {
-    let guest = ambos_guest::ensure_default(flavour, &TerminalProgress::new())
-        .map_err(|error| error.to_string())?;
-    Ok((guest.kernel, guest.initrd))
 }
 
 /// Seconds that a guest takes which ends the monitor by itself.
@@ -213,20 +139,6 @@ fn boot(
     Ok((seconds, memory))
 }
 
-/// `ambos run` with the engine that is measured.
-fn ours(ambos: &Path, monitor: Monitor) -> Command {
-    let mut command = Command::new(ambos);
-    let engine = if monitor == Monitor::Interpreter { "interpret" } else { "auto" };
-    command.args(["run", "--engine", engine]);
-    command
-}
-
-fn qemu() -> Command {
-    let mut command = Command::new("qemu-system-x86_64");
-    command.args(["-accel", "tcg,thread=single", "-cpu", "max", "-display", "none", "-nodefaults"]);
-    command
-}
-
 /// Reads what the guest prints until `marker`; the last of it if the marker does not come.
 fn wait_for(child: &mut Child, marker: &[u8]) -> Result<(), String> {
     let Some(output) = child.stdout.take() else { return Err("no output".to_owned()) };
@@ -249,19 +161,6 @@ fn wait_for(child: &mut Child, marker: &[u8]) -> Result<(), String> {
         last = line;
     }
     Err(String::from_utf8_lossy(&last).into_owned())
-}
-
-/// Anonymous and file-backed memory of a process, in MiB; guest RAM is shared memory.
-pub(crate) fn private_memory(process: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let kib = status.lines().filter_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        if !matches!(name, "RssAnon" | "RssFile") {
-            return None;
-        }
-        value.trim().trim_end_matches(" kB").parse::<f64>().ok()
-    });
-    kib.sum::<f64>() / 1024.0
 }
 
 /// A Multiboot image that runs a loop of four instructions and writes 1 to the debug-exit port.
