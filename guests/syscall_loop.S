@@ -4,6 +4,7 @@
 
 #define MSR_STAR  0xc0000081
 #define MSR_LSTAR 0xc0000082
+#define MSR_CSTAR 0xc0000083
 #define MSR_FMASK 0xc0000084
 #define WRITE_MSR(number, high, low) movl $(number), %ecx; movl $(low), %eax; \
     movl $(high), %edx; wrmsr
@@ -43,6 +44,33 @@ back:
     CHECK(e)
     cmpq $USER_CODE, seen_cs
     CHECK(e)
+    /* 32-bit code has an entry of its own. */
+    WRITE_MSR(MSR_CSTAR, 0, entry32)
+    movq %rsp, kernel_rsp
+    pushq $USER_DATA
+    pushq $user_stack_top
+    pushq $(IOPL3 | 2)
+    pushq $USER_CODE32
+    pushq $in32
+    iretq
+    .code32
+in32:
+    movl $USER_DATA, %eax
+    movl %eax, %ds
+    movl %eax, %es
+    movl $ROUNDS, %ebx
+1:  movl %ebx, %edi
+    syscall
+    leal 1(%ebx,%ebx), %ecx
+    cmpl %ecx, %eax
+    CHECK(e)
+    movl %cs, %eax
+    cmpl $USER_CODE32, %eax
+    CHECK(e)
+    decl %ebx
+    jnz 1b
+    END_USER
+    .code64
     /* Not to a place that is not canonical: the fault is the kernel's. */
     movq $0x800000000000, %rcx
     movl $2, %r11d
@@ -77,6 +105,13 @@ entry:
     CHECK(e)
 1:  movl %r8d, %eax
     sysretq
+
+entry32:
+    movl %cs, %r8d
+    cmpl $KERNEL_CODE, %r8d
+    CHECK(e)
+    leal 1(%rdi,%rdi), %eax
+    sysretl
 
 interrupt:
     incl taken

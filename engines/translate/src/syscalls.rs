@@ -44,7 +44,8 @@ impl Builder<'_> {
     /// SYSCALL.
     pub(crate) fn system_call(&mut self) -> Done {
         // A deprivileged guest's system calls are its supervisor's.
-        let possible = self.cpu.mode.cpl == 3
+        let possible = self.cpu.mode.code_bits == 64
+            && self.cpu.mode.cpl == 3
             && !self.cpu.supervised.on
             && self.cpu.efer().contains(Efer::SCE);
         if !possible {
@@ -88,7 +89,8 @@ impl Builder<'_> {
 
     /// SYSRET to 64-bit code.
     pub(crate) fn system_return(&mut self) -> Done {
-        let possible = self.cpu.mode.cpl == 0 && self.cpu.efer().contains(Efer::SCE);
+        let mode = self.cpu.mode;
+        let possible = mode.code_bits == 64 && mode.cpl == 0 && self.cpu.efer().contains(Efer::SCE);
         if !possible {
             return Done::Refused;
         }
