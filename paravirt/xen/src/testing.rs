@@ -99,10 +99,10 @@ struct Plain;
 
 impl Processor for Plain {
     fn cpuid(&self, leaf: u32, _: u32) -> [u32; 4] {
-        [leaf, 7, 7, 7]
+        [leaf, 7, 7 | ambos_x86::cpuid::leaf1_ecx::XSAVE, 7]
     }
-    fn save_area(&self, _: u64) -> u32 {
-        576
+    fn save_area(&self, _: u64, compacted: bool) -> u32 {
+        if compacted { 577 } else { 576 }
     }
     fn read_msr(&self, _: u32) -> Option<u64> {
         None

@@ -44,8 +44,8 @@ impl Processor for ModelProcessor {
         cpuid_policy(leaf, subleaf, values, self.tsc_khz)
     }
 
-    fn save_area(&self, xcr0: u64) -> u32 {
-        xsave::standard_size(xcr0)
+    fn save_area(&self, xcr0: u64, compacted: bool) -> u32 {
+        if compacted { xsave::compacted_size(xcr0) } else { xsave::standard_size(xcr0) }
     }
 
     fn read_msr(&self, index: u32) -> Option<u64> {

@@ -4,12 +4,15 @@ mod control;
 mod msr;
 mod port;
 mod table_write;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use table_write::Substitution;
 
 use crate::vcpu::{Flow, XenVcpu};
 use ambos_intercept::{Intercept, Privileged};
 use ambos_vcpu::{GuestCpu, SegmentName};
+use ambos_x86::cpuid::leaf1_ecx;
 use ambos_x86::gpr::{RAX, RBX, RCX, RDX};
 use ambos_x86::{Cr4, RFlags, Vector};
 use ambos_xen_abi::cpuid::FORCED_EMULATION_PREFIX;
@@ -127,11 +130,13 @@ impl XenVcpu {
         let (leaf, subleaf) = (gpr[RAX] as u32, gpr[RCX] as u32);
         let mut values = self.processor.cpuid(leaf, subleaf);
         let control = cpu.control();
-        if leaf == 1 && control.cr4 & Cr4::OSXSAVE.bits() != 0 {
-            values[2] |= ambos_x86::cpuid::leaf1_ecx::OSXSAVE;
+        // Kernels learn here whether Xen uses extended states itself, which it does, before they turn them on.
+        let enabled = self.kernel_mode || control.cr4 & Cr4::OSXSAVE.bits() != 0;
+        if leaf == 1 && values[2] & leaf1_ecx::XSAVE != 0 && enabled {
+            values[2] |= leaf1_ecx::OSXSAVE;
         }
-        if leaf == 0xd && subleaf == 0 {
-            values[1] = self.processor.save_area(control.xcr0);
+        if leaf == 0xd && subleaf <= 1 {
+            values[1] = self.processor.save_area(control.xcr0, subleaf == 1);
         }
         let gpr = cpu.gpr_mut();
         for (register, value) in [RAX, RBX, RCX, RDX].into_iter().zip(values) {

@@ -4,7 +4,7 @@ use super::Emulated;
 use crate::vcpu::XenVcpu;
 use ambos_vcpu::{GuestCpu, SegmentName};
 use ambos_x86::gpr::{RAX, RCX, RDX};
-use ambos_x86::msr;
+use ambos_x86::{Efer, msr};
 
 /// The local APIC, of which there is none: enabled, at its usual place.
 const APIC_BASE: u64 = 0xfee0_0000 | 1 << 11;
@@ -70,8 +70,15 @@ impl XenVcpu {
             msr::IA32_FS_BASE => cpu.set_base(SegmentName::Fs, value),
             msr::IA32_GS_BASE => cpu.set_base(SegmentName::Gs, value),
             msr::IA32_KERNEL_GS_BASE => self.other_gs_base = value,
-            // Writing back what is there is allowed.
-            msr::IA32_EFER => return value == cpu.control().efer,
+            // Writing back what is there is allowed, and asking for what Xen has on in any case.
+            msr::IA32_EFER => {
+                let mut control = cpu.control();
+                if (value ^ control.efer) & !Efer::AUTOIBRS.bits() != 0 {
+                    return false;
+                }
+                control.efer = value;
+                cpu.set_control(control);
+            }
             msr::IA32_PAT => return value == PAT,
             DEBUG_CONTROL => return value == 0,
             _ => return self.processor.write_msr(index, value),

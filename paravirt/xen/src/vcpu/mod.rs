@@ -86,8 +86,8 @@ pub trait Processor: Send {
     /// CPUID, with what Xen adds and before what depends on control registers.
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4];
 
-    /// Bytes of the extended-state area for these components.
-    fn save_area(&self, xcr0: u64) -> u32;
+    /// Bytes of the extended-state area for these components, in the standard or the compacted format.
+    fn save_area(&self, xcr0: u64, compacted: bool) -> u32;
 
     /// Reads a model-specific register that the hypervisor does not hold itself.
     fn read_msr(&self, index: u32) -> Option<u64>;

@@ -55,7 +55,7 @@ impl Processor for Plain {
     fn cpuid(&self, _: u32, _: u32) -> [u32; 4] {
         [7; 4]
     }
-    fn save_area(&self, _: u64) -> u32 {
+    fn save_area(&self, _: u64, _: bool) -> u32 {
         576
     }
     fn read_msr(&self, _: u32) -> Option<u64> {

@@ -1,0 +1,57 @@
+use crate::testing::{Guest, WINDOW};
+use ambos_vcpu::{Exception, GuestCpu, Resume, Supervisor, Trap};
+use ambos_x86::cpuid::leaf1_ecx;
+use ambos_x86::gpr::{RAX, RBX, RCX, RDX};
+use ambos_x86::{Cr4, Efer, Vector, msr};
+
+/// Lets the guest run into `vector` at `code`; the result is whether the instruction was emulated.
+fn run(guest: &mut Guest, vector: Vector, code: &[u8]) -> bool {
+    let at = WINDOW + 0x2000;
+    guest.cpu.write(at, code).unwrap();
+    guest.cpu.state.rip = at;
+    let exception = Exception { vector, error: 0, address: 0 };
+    let resume = guest.vcpu.trap(&mut guest.cpu, Trap::Exception(exception));
+    resume == Resume::Run && guest.cpu.state.rip == at + code.len() as u64
+}
+
+/// UD2, "xen", CPUID.
+const FORCED: [u8; 7] = [0x0f, 0x0b, b'x', b'e', b'n', 0x0f, 0xa2];
+
+#[test]
+fn kernels_find_that_extended_states_are_on() {
+    let mut guest = Guest::new();
+    for turned_on in [false, true] {
+        let control = &mut guest.cpu.state.control;
+        control.cr4 = if turned_on { Cr4::OSXSAVE.bits() } else { 0 };
+        guest.cpu.state.gpr[RAX] = 1;
+        assert!(run(&mut guest, Vector::InvalidOpcode, &FORCED));
+        assert_ne!(guest.cpu.state.gpr[RCX] as u32 & leaf1_ecx::OSXSAVE, 0, "{turned_on}");
+    }
+}
+
+#[test]
+fn areas_of_extended_states_have_a_size_in_both_formats() {
+    let mut guest = Guest::new();
+    for (subleaf, size) in [(0, 576), (1, 577)] {
+        let gpr = &mut guest.cpu.state.gpr;
+        (gpr[RAX], gpr[RCX]) = (0xd, subleaf);
+        assert!(run(&mut guest, Vector::InvalidOpcode, &FORCED));
+        assert_eq!(guest.cpu.state.gpr[RBX], size);
+    }
+}
+
+#[test]
+fn of_efer_only_what_means_nothing_here_can_be_changed() {
+    const WRMSR: [u8; 2] = [0x0f, 0x30];
+    let mut guest = Guest::new();
+    let before = guest.cpu.state.control.efer;
+    for (changed, accepted) in [(0, true), (Efer::AUTOIBRS.bits(), true), (Efer::NXE.bits(), false)]
+    {
+        let value = guest.cpu.state.control.efer ^ changed;
+        let gpr = &mut guest.cpu.state.gpr;
+        gpr[RCX] = msr::IA32_EFER.into();
+        (gpr[RAX], gpr[RDX]) = (value & 0xffff_ffff, value >> 32);
+        assert_eq!(run(&mut guest, Vector::GeneralProtection, &WRMSR), accepted, "{changed:#x}");
+    }
+    assert_eq!(guest.cpu.state.control.efer, before ^ Efer::AUTOIBRS.bits());
+}
