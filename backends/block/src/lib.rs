@@ -24,6 +24,8 @@
 
 mod error;
 mod image;
+#[cfg(any(test, feature = "memory"))]
+mod memory;
 mod overlay;
 mod pace;
 mod pool;
@@ -35,6 +37,8 @@ mod vectored;
 
 pub use error::OpenError;
 pub use image::{Format, ImageOptions, open};
+#[cfg(any(test, feature = "memory"))]
+pub use memory::MemoryImage;
 pub use overlay::Overlay;
 pub use pace::{Pace, Work};
 pub use pool::Pool;

@@ -2,6 +2,10 @@
 //! statistics that can be made again. Not for secrets.
 #![forbid(unsafe_code)]
 
+mod input;
+
+pub use input::Input;
+
 /// Marsaglia's xorshift64* generator.
 #[derive(Debug, Clone)]
 pub struct Random(u64);

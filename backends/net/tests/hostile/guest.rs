@@ -2,6 +2,7 @@
 //! network's own services, to addresses that documentation is written with, or to a server of the test's.
 
 use ambos_net::{Accepts, NetBackend, NetPort, Offload, Slice, UserNet, UserOptions};
+use ambos_random::Input;
 use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -34,21 +35,6 @@ pub(crate) struct Guest {
     _listener: TcpListener,
 }
 
-/// Takes numbers off the front of the input; zero past its end.
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn byte(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *first
-    }
-
-    fn bytes(&mut self, length: usize) -> Vec<u8> {
-        (0..length).map(|_| self.byte()).collect()
-    }
-}
-
 impl Guest {
     pub(crate) fn new() -> Self {
         let network = UserNet::new(&UserOptions::default()).unwrap();
@@ -64,8 +50,8 @@ impl Guest {
 
     /// Sends what `data` says, and checks that the network still answers.
     pub(crate) fn run(&mut self, data: &[u8]) {
-        let mut input = Input(data);
-        while !input.0.is_empty() {
+        let mut input = Input::new(data);
+        while !input.is_empty() {
             let frame = self.frame(&mut input);
             let header = input.bytes(12).try_into().unwrap_or([0; 12]);
             let offload =

@@ -3,46 +3,18 @@
 #![no_main]
 
 use ambos_clock::VmClock;
-use ambos_pc::apic::{ApicVcpu, TimeStampCounter};
-use ambos_pc::{PcChipset, PcConfig, PowerRequest, PowerSink};
+use ambos_pc::apic::ApicVcpu;
+use ambos_pc::{PcChipset, PcConfig};
+use ambos_random::Input;
 use ambos_vcpu::{Attention, Request};
 use libfuzzer_sys::fuzz_target;
+use outside::{Ignore, Tsc};
 use std::sync::Arc;
 
+#[path = "../../tests/hostile/outside.rs"]
+mod outside;
+
 const CPUS: usize = 2;
-
-struct Ignore;
-
-impl PowerSink for Ignore {
-    fn request(&self, _request: PowerRequest) {}
-}
-
-struct Tsc(Arc<VmClock>);
-
-impl TimeStampCounter for Tsc {
-    fn now(&self) -> u64 {
-        self.0.now().wrapping_mul(2)
-    }
-
-    fn hz(&self) -> u64 {
-        2_000_000_000
-    }
-}
-
-/// Takes numbers off the front of the input; zero past its end.
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn number(&mut self, length: usize) -> u64 {
-        let (head, tail) = self.0.split_at(length.min(self.0.len()));
-        self.0 = tail;
-        head.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
-    }
-
-    fn byte(&mut self) -> usize {
-        self.number(1) as usize
-    }
-}
 
 fuzz_target!(|data: &[u8]| {
     let (clock, time) = VmClock::manual();
@@ -63,15 +35,15 @@ fuzz_target!(|data: &[u8]| {
     let Ok(pc) = pc else { return };
     let ports = pc.ports().ranges();
     let mmio = pc.mmio().ranges();
-    let mut input = Input(data);
-    while !input.0.is_empty() {
-        let operation = input.byte();
+    let mut input = Input::new(data);
+    while !input.is_empty() {
+        let operation = input.choice();
         let apic = &pc.local_apics()[operation >> 7];
         match operation & 0xf {
             0..=5 => {
                 // Mostly ports that somebody answers.
-                let (range, _) = &ports[input.byte() % ports.len()];
-                let port = range.first.wrapping_add(input.byte() as u16 % range.count);
+                let (range, _) = &ports[input.choice() % ports.len()];
+                let port = range.first.wrapping_add(input.choice() as u16 % range.count);
                 let width = 1 << (operation >> 4 & 3).min(2);
                 if operation & 1 == 0 {
                     pc.ports().write(port, &input.number(width).to_le_bytes()[..width]);
@@ -83,7 +55,7 @@ fuzz_target!(|data: &[u8]| {
                 pc.ports().write(input.number(2) as u16, &input.number(4).to_le_bytes()[..4]);
             }
             7..=8 => {
-                let (range, _) = &mmio[input.byte() % mmio.len()];
+                let (range, _) = &mmio[input.choice() % mmio.len()];
                 let address = range.first.wrapping_add(input.number(2) % range.length);
                 let width = 1 + (operation >> 4 & 7);
                 if operation & 1 == 0 {
@@ -100,7 +72,7 @@ fuzz_target!(|data: &[u8]| {
                 let _ = apic.mmio_read(input.number(2), &mut [0; 4]);
             }
             11 => {
-                let index = match input.byte() {
+                let index = match input.choice() {
                     0xff => 0x1b,
                     0xfe => 0x6e0,
                     number => 0x800 + number as u32,
@@ -109,7 +81,7 @@ fuzz_target!(|data: &[u8]| {
                     let _ = apic.msr_write(index, input.number(8));
                 }
             }
-            12 => apic.set_task_priority(input.byte() as u8),
+            12 => apic.set_task_priority(input.byte()),
             13 => {
                 // A vCPU looks only when it is asked to.
                 if attention[operation >> 7].pending().contains(Request::INTERRUPT) {
@@ -121,7 +93,7 @@ fuzz_target!(|data: &[u8]| {
                 pc.pci_pin(operation as u8, 0).wire("fuzz").pulse();
             }
             _ => {
-                let shift = input.byte() & 0x1f;
+                let shift = input.choice() & 0x1f;
                 time.advance(input.number(2) << shift);
                 clock.fire_due();
             }

@@ -1,15 +1,20 @@
 //! A guest driven by bytes: accesses to the registers of one device, and to the memory where it has rings, tables
 //! and buffers.
 
-use ambos_block::BlockBackend;
+use ambos_block::MemoryImage;
 use ambos_clock::{ManualTime, VmClock};
 use ambos_memory::{Bytes, GuestPhysAddr, GuestRam};
 use ambos_net::{MacAddress, ManualNet, Offload};
-use ambos_pc::apic::{ApicVcpu, TimeStampCounter};
-use ambos_pc::{IdeDrive, PcChipset, PcConfig, PowerRequest, PowerSink, VideoMode};
+use ambos_pc::apic::ApicVcpu;
+use ambos_pc::{IdeDrive, PcChipset, PcConfig, VideoMode};
+use ambos_random::Input;
 use ambos_vcpu::Attention;
+use outside::{Ignore, Tsc};
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+
+#[path = "outside.rs"]
+mod outside;
 
 /// The device under attack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,101 +47,6 @@ const TABLES: u64 = 0x1_0000;
 /// The memory window of PCI configuration.
 const CONFIGURATION: u64 = 0xe000_0000;
 
-struct Ignore;
-
-impl PowerSink for Ignore {
-    fn request(&self, _request: PowerRequest) {}
-}
-
-struct Tsc(Arc<VmClock>);
-
-impl TimeStampCounter for Tsc {
-    fn now(&self) -> u64 {
-        self.0.now()
-    }
-
-    fn hz(&self) -> u64 {
-        1_000_000_000
-    }
-}
-
-/// A disk in memory.
-struct Memory(Mutex<Vec<u8>>, bool);
-
-impl Memory {
-    fn range(&self, offset: u64, length: u64) -> io::Result<std::ops::Range<usize>> {
-        let end = offset.checked_add(length).filter(|end| *end <= self.size());
-        let end = end.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(offset as usize..end as usize)
-    }
-}
-
-impl BlockBackend for Memory {
-    fn size(&self) -> u64 {
-        self.0.lock().unwrap().len() as u64
-    }
-
-    fn is_read_only(&self) -> bool {
-        self.1
-    }
-
-    fn is_cached(&self) -> bool {
-        true
-    }
-
-    fn read(&self, offset: u64, slices: &[ambos_block::Slice<'_>]) -> io::Result<()> {
-        let range = self.range(offset, slices.iter().map(|slice| slice.len() as u64).sum())?;
-        let bytes = self.0.lock().unwrap();
-        let mut rest = &bytes[range];
-        for slice in slices {
-            let (head, tail) = rest.split_at(slice.len());
-            slice.copy_from(head);
-            rest = tail;
-        }
-        Ok(())
-    }
-
-    fn write(&self, offset: u64, slices: &[ambos_block::Slice<'_>]) -> io::Result<()> {
-        let range = self.range(offset, slices.iter().map(|slice| slice.len() as u64).sum())?;
-        assert!(!self.1, "a read-only disk is written");
-        let mut bytes = self.0.lock().unwrap();
-        let mut rest = &mut bytes[range];
-        for slice in slices {
-            let (head, tail) = rest.split_at_mut(slice.len());
-            slice.copy_to(head);
-            rest = tail;
-        }
-        Ok(())
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.range(offset, length).map(drop)
-    }
-
-    fn write_zeroes(&self, offset: u64, length: u64, _unmap: bool) -> io::Result<()> {
-        self.range(offset, length).map(drop)
-    }
-}
-
-/// Takes numbers off the front of the input; zero past its end.
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn number(&mut self, length: usize) -> u64 {
-        let (head, tail) = self.0.split_at(length.min(self.0.len()));
-        self.0 = tail;
-        head.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
-    }
-
-    fn byte(&mut self) -> usize {
-        self.number(1) as usize
-    }
-}
-
 struct Guest {
     pc: PcChipset,
     ram: Arc<GuestRam>,
@@ -167,7 +77,7 @@ impl Guest {
         let network = Arc::new(ManualNet::default());
         match device {
             Device::Ide => {
-                let disk = |read_only| Arc::new(Memory(Mutex::new(vec![7; 1 << 20]), read_only));
+                let disk = |read_only| Arc::new(MemoryImage::new(vec![7; 1 << 20], read_only));
                 let drives = [
                     Some(IdeDrive::Disk(disk(false))),
                     Some(IdeDrive::Cdrom(disk(true))),
@@ -214,7 +124,7 @@ impl Guest {
 
     /// An address that mostly points to tables and buffers.
     fn address(input: &mut Input<'_>) -> u64 {
-        match input.byte() & 7 {
+        match input.choice() & 7 {
             0 => input.number(8),
             1 => input.number(3),
             2 => RAM - (input.number(1)),
@@ -224,7 +134,7 @@ impl Guest {
 
     fn step(&self, input: &mut Input<'_>) {
         let (_, label) = self.device.place();
-        let operation = input.byte();
+        let operation = input.choice();
         match operation & 0xf {
             0..=3 => {
                 let ranges = self.pc.ports().ranges();
@@ -233,11 +143,11 @@ impl Guest {
                 if ranges.is_empty() {
                     return;
                 }
-                let (range, _) = &ranges[input.byte() % ranges.len()];
-                let port = range.first.wrapping_add(input.byte() as u16 % range.count);
+                let (range, _) = &ranges[input.choice() % ranges.len()];
+                let port = range.first.wrapping_add(input.choice() as u16 % range.count);
                 let width = 1 << (operation >> 4 & 3).min(2);
                 // The same register again and again is how data are moved.
-                for _ in 0..=if operation & 0xc0 == 0xc0 { input.byte() * 2 } else { 0 } {
+                for _ in 0..=if operation & 0xc0 == 0xc0 { input.choice() * 2 } else { 0 } {
                     if operation & 1 == 0 {
                         self.pc.ports().write(port, &input.number(width).to_le_bytes()[..width]);
                     } else {
@@ -252,7 +162,7 @@ impl Guest {
                 if ranges.is_empty() {
                     return;
                 }
-                let (range, _) = &ranges[input.byte() % ranges.len()];
+                let (range, _) = &ranges[input.choice() % ranges.len()];
                 let offset = input.number(2) % range.length;
                 // Registers are four bytes wide, mostly.
                 let (offset, width) = if operation & 0x10 == 0 {
@@ -313,8 +223,8 @@ impl Guest {
 /// Attacks `device` with what `data` says.
 pub(crate) fn run(device: Device, data: &[u8]) {
     let guest = Guest::new(device);
-    let mut input = Input(data);
-    while !input.0.is_empty() {
+    let mut input = Input::new(data);
+    while !input.is_empty() {
         guest.step(&mut input);
     }
 }

@@ -1,10 +1,11 @@
 //! A driver driven by bytes.
 
-use ambos_block::ImageOptions;
+use ambos_block::MemoryImage;
 use ambos_clock::VmClock;
 use ambos_device::{BarMapper, DeviceTable, MmioBus, MmioDevice, PciFunction, PortBus};
 use ambos_memory::{Bytes, GuestPhysAddr, GuestRam};
 use ambos_net::{MacAddress, ManualNet, Offload};
+use ambos_random::Input;
 use ambos_share::{Session, Share};
 use ambos_virtio::{
     Balloon, BlockDevice, ConsoleDevice, ConsoleKeyboard, EntropySource, NetDevice, PciParts,
@@ -28,21 +29,6 @@ const DATA: u64 = 0x1_0000;
 const REGISTERS: u64 = 6;
 const NOTIFY: u64 = 0x3000;
 
-/// Takes numbers off the front of the input; zero past its end.
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn number(&mut self, length: usize) -> u64 {
-        let (head, tail) = self.0.split_at(length.min(self.0.len()));
-        self.0 = tail;
-        head.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
-    }
-
-    fn byte(&mut self) -> u64 {
-        self.number(1)
-    }
-}
-
 struct NoMessages;
 
 impl MsiTarget for NoMessages {
@@ -59,8 +45,8 @@ enum Host {
 
 impl Host {
     fn act(&mut self, input: &mut Input<'_>) {
-        let length = input.byte() as usize;
-        let bytes: Vec<u8> = (0..length).map(|_| input.byte() as u8).collect();
+        let length = input.choice();
+        let bytes = input.bytes(length);
         match self {
             Self::Nothing => {}
             Self::Keyboard(keyboard) => {
@@ -80,9 +66,7 @@ impl Host {
 fn device(kind: u64, ram: &Arc<GuestRam>, place: &Path) -> (Box<dyn VirtioDevice>, Host) {
     match kind % 7 {
         0 => {
-            let path = place.join("disk");
-            std::fs::write(&path, vec![0; 1 << 16]).unwrap();
-            let disk = ambos_block::open(&ImageOptions::new(path)).unwrap();
+            let disk = Arc::new(MemoryImage::new(vec![0; 1 << 16], false));
             (Box::new(BlockDevice::new(disk, Arc::clone(ram), "disk", 2)), Host::Nothing)
         }
         1 => {
@@ -160,22 +144,22 @@ impl Driver {
 
     /// Makes a request available.
     fn submit(&mut self, input: &mut Input<'_>) {
-        let queue = input.byte() % QUEUES;
+        let queue = input.number(1) % QUEUES;
         let base = queue * QUEUE_PAGES + 0x1000;
-        let count = input.byte() % 6 + 1;
+        let count = input.number(1) % 6 + 1;
         for index in 0..count {
-            let shape = input.byte();
+            let shape = input.number(1);
             let address = match shape & 7 {
                 0 => input.number(8),
-                1 => RAM - input.byte(),
+                1 => RAM - input.number(1),
                 _ => DATA + input.number(2),
             };
             let length = input.number(if shape & 8 == 0 { 1 } else { 3 }) as u32;
             let mut flags = u16::from(index + 1 < count) | (shape >> 4 & 2) as u16;
             if shape & 0xc0 == 0xc0 {
-                flags = input.byte() as u16;
+                flags = u16::from(input.byte());
             }
-            let next = if shape & 0xd0 == 0xd0 { input.byte() } else { index + 1 };
+            let next = if shape & 0xd0 == 0xd0 { input.number(1) } else { index + 1 };
             let mut entry = address.to_le_bytes().to_vec();
             entry.extend(length.to_le_bytes());
             entry.extend(flags.to_le_bytes());
@@ -194,13 +178,13 @@ impl Driver {
 
 /// Drives the device that the first byte names by the rest of them.
 pub(crate) fn run(data: &[u8]) {
-    let mut input = Input(data);
+    let mut input = Input::new(data);
     let place = tempfile::tempdir().unwrap();
     let ram = Arc::new(GuestRam::new(RAM).unwrap());
     let (clock, _time) = VmClock::manual();
     let (ports, mmio) = (Arc::new(PortBus::default()), Arc::new(MmioBus::default()));
     let row = DeviceTable::default().add("virtio");
-    let (device, mut host) = device(input.byte(), &ram, place.path());
+    let (device, mut host) = device(input.number(1), &ram, place.path());
     let parts = PciParts {
         ram: Arc::clone(&ram),
         clock: Arc::clone(&clock),
@@ -213,29 +197,29 @@ pub(crate) fn run(data: &[u8]) {
     let mut driver = Driver { ram, pci, submitted: [0; QUEUES as usize] };
     driver.pci.lock().unwrap().config_write(4, &[6]);
     driver.start(input.number(4));
-    while !input.0.is_empty() {
-        let operation = input.byte();
+    while !input.is_empty() {
+        let operation = input.number(1);
         match operation & 0xf {
             0..=5 => driver.submit(&mut input),
             6..=8 => {
                 // What requests say, and sometimes what rings say.
                 let base = if operation & 0x80 == 0 { DATA } else { 0 };
                 let address = base + input.number(2);
-                let bytes: Vec<u8> = (0..operation >> 3).map(|_| input.byte() as u8).collect();
+                let bytes = input.bytes(operation as usize >> 3);
                 driver.put(address, &bytes);
             }
             9 => {
-                let offset = (input.byte() % REGISTERS) * 0x1000 + input.byte();
+                let offset = (input.number(1) % REGISTERS) * 0x1000 + input.number(1);
                 let width = 1 << (operation >> 4 & 3);
                 driver.write(offset, &input.number(width).to_le_bytes()[..width]);
             }
             10 => {
-                let offset = (input.byte() % REGISTERS) * 0x1000 + input.byte();
+                let offset = (input.number(1) % REGISTERS) * 0x1000 + input.number(1);
                 let _ =
                     driver.pci.lock().unwrap().read(offset, &mut [0; 8][..1 << (operation >> 6)]);
             }
             11 => {
-                let (offset, value) = (input.byte() as u16, input.byte() as u8);
+                let (offset, value) = (u16::from(input.byte()), input.byte());
                 driver.pci.lock().unwrap().config_write(offset, &[value]);
                 driver.pci.lock().unwrap().config_write(4, &[6]);
             }

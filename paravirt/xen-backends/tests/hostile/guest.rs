@@ -1,8 +1,9 @@
 //! A guest driven by bytes.
 
-use ambos_block::BlockBackend;
+use ambos_block::MemoryImage;
 use ambos_memory::{Bytes, GuestPhysAddr, GuestRam};
 use ambos_net::{Accepts, FRAME_MAX, Full, MacAddress, NetBackend, NetPort, Offload, Received};
+use ambos_random::Input;
 use ambos_xen_backends::{
     Access, Adapter, BindError, Channel, ControlDomain, Disk, DomainInfo, EventChannels,
     GrantError, GrantRef, Grants, GuestPort, Notified, PowerAction, Progress, SharedPage,
@@ -97,70 +98,6 @@ impl Ports {
     }
 }
 
-/// A disk in memory.
-struct Memory(Mutex<Vec<u8>>);
-
-impl Memory {
-    fn range(&self, offset: u64, length: u64) -> io::Result<std::ops::Range<usize>> {
-        let size = self.0.lock().unwrap().len() as u64;
-        let end = offset.checked_add(length).filter(|end| *end <= size);
-        let end = end.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(offset as usize..end as usize)
-    }
-}
-
-impl BlockBackend for Memory {
-    fn size(&self) -> u64 {
-        self.0.lock().unwrap().len() as u64
-    }
-
-    fn is_read_only(&self) -> bool {
-        false
-    }
-
-    fn is_cached(&self) -> bool {
-        true
-    }
-
-    fn read(&self, offset: u64, slices: &[ambos_block::Slice<'_>]) -> io::Result<()> {
-        let length = slices.iter().map(|slice| slice.len() as u64).sum();
-        let range = self.range(offset, length)?;
-        let bytes = self.0.lock().unwrap();
-        let mut rest = &bytes[range];
-        for slice in slices {
-            let (head, tail) = rest.split_at(slice.len());
-            slice.copy_from(head);
-            rest = tail;
-        }
-        Ok(())
-    }
-
-    fn write(&self, offset: u64, slices: &[ambos_block::Slice<'_>]) -> io::Result<()> {
-        let length = slices.iter().map(|slice| slice.len() as u64).sum();
-        let range = self.range(offset, length)?;
-        let mut bytes = self.0.lock().unwrap();
-        let mut rest = &mut bytes[range];
-        for slice in slices {
-            let (head, tail) = rest.split_at_mut(slice.len());
-            slice.copy_to(head);
-            rest = tail;
-        }
-        Ok(())
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.range(offset, length).map(drop)
-    }
-
-    fn write_zeroes(&self, offset: u64, length: u64, _unmap: bool) -> io::Result<()> {
-        self.range(offset, length).map(drop)
-    }
-}
-
 /// A network that gives back what is sent.
 #[derive(Default)]
 struct Loop {
@@ -207,25 +144,6 @@ impl NetBackend for Loop {
     }
 }
 
-/// Takes numbers off the front of the input; zero past its end.
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn byte(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *first
-    }
-
-    fn number(&mut self) -> u16 {
-        u16::from_le_bytes([self.byte(), self.byte()])
-    }
-
-    fn bytes(&mut self, length: usize) -> Vec<u8> {
-        (0..length).map(|_| self.byte()).collect()
-    }
-}
-
 struct Guest {
     ram: Arc<GuestRam>,
     table: Arc<Table>,
@@ -267,7 +185,7 @@ impl Guest {
             Arc::new(Channels(Arc::clone(&ports))),
         )
         .unwrap();
-        let content = Arc::new(Memory(Mutex::new(vec![0; 1 << 20])));
+        let content = Arc::new(MemoryImage::new(vec![0; 1 << 20], false));
         domain.add_disk(Disk { content, cdrom: false });
         let network = Arc::new(Loop::default());
         let mac = MacAddress::DEFAULT;
@@ -371,12 +289,12 @@ impl Guest {
             }
             4 => {
                 let page = [STORE_PAGE, CONSOLE_PAGE, 3, 4, 5, 8][usize::from(input.byte() % 6)];
-                let (offset, length) = (input.number(), input.byte() % 32);
+                let (offset, length) = (input.short(), input.byte() % 32);
                 self.put(page, offset.into(), &input.bytes(length.into()));
             }
             5 => {
                 let (page, index) = (RINGS[usize::from(input.byte() % 3)], input.byte() % 4);
-                let value = u32::from(input.number()).wrapping_mul(0x1_0001);
+                let value = u32::from(input.short()).wrapping_mul(0x1_0001);
                 self.put(page, u64::from(index) * 4, &value.to_le_bytes());
             }
             6 => self.ports.notify(PORTS[usize::from(input.byte() % 4)]),
@@ -432,8 +350,8 @@ pub(crate) fn run(data: &[u8]) {
     let guest = Guest::new();
     guest.connect();
     assert_eq!(guest.table.pinned.load(Ordering::SeqCst), 3, "both devices are connected");
-    let mut input = Input(data);
-    while !input.0.is_empty() {
+    let mut input = Input::new(data);
+    while !input.is_empty() {
         guest.step(&mut input);
     }
     let Guest { ram, table, ports, domain, .. } = guest;
