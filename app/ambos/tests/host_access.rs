@@ -195,10 +195,14 @@ fn what_cannot_be_reached_is_refused() {
     let taken = directory.path().join("taken");
     let _listener = UnixListener::bind(&taken).unwrap();
     let here = format!("{}:here", text(directory.path()));
+    let long = format!("/tmp/{}", "x".repeat(110));
     for (arguments, expected) in [
         (&["--share", "/nonexistent:x"][..], "cannot share the directory /nonexistent"),
         (&["--share", "/tmp"], "is not DIRECTORY:TAG"),
         (&["--vsock", text(&taken)], "cannot listen on the socket"),
+        (&["--vsock", &long], "a socket's path has at most 107 bytes"),
+        (&["--share", "/tmp:x,ro"], "(readonly)"),
+        (&["--share", &here, "--share", &here], "two directories have the tag"),
         (&["-t", "full", "--share", &here], "add -t hybrid"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ambos"));

@@ -221,10 +221,22 @@ fn a_guest_may_have_no_network() {
 fn networks_that_cannot_be_used_are_refused() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let forward = format!("user,forward={}:80", taken.local_addr().unwrap().port());
-    for network in [&forward[..], "tap=no-such-tap", "bridge", "user,forward=80"] {
+    let cases = [
+        (&forward[..], "cannot listen on"),
+        ("tap=no-such-tap", "`ip tuntap add no-such-tap mode tap user $USER` makes it"),
+        ("bridge", "(user, tap=NAME, none)"),
+        ("user,forward=80", "HOSTPORT:GUESTPORT"),
+        ("user,forward=localhost:1:2", "an address in numbers"),
+        ("user,hostfwd=1", "user has no option \"hostfwd=1\" (forward=..., mtu=..., mac=...)"),
+        ("tap=t,mtu=9000", "tap=t has no option"),
+        ("user,", "missing after a comma"),
+        ("user,mac=2", "such as 02:00:00:00:00:01"),
+    ];
+    for (network, expected) in cases {
         let output = ambos("hybrid", "debian-cloud", network, "true").output().unwrap();
         let message = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{network}: {message}");
         assert_eq!(message.lines().filter(|line| line.starts_with("ambos: ")).count(), 1);
+        assert!(message.contains(expected), "{network}: {message}");
     }
 }

@@ -46,6 +46,18 @@ pub enum OpenError {
         .0.display()
     )]
     Ambiguous(PathBuf),
+    /// It begins like an image of a format that is not read, which would be nonsense as a raw disk.
+    #[error(
+        "{} begins like a {name} image, which cannot be read; `qemu-img convert -O qcow2` makes one \
+         that can, or say `format=raw` if a guest wrote that to its disk",
+        path.display()
+    )]
+    Foreign {
+        /// The image.
+        path: PathBuf,
+        /// The format.
+        name: &'static str,
+    },
     /// The image's format cannot be read.
     #[error("the disk image {} cannot be used as qcow2", path.display())]
     Format {

@@ -9,6 +9,14 @@ use std::sync::Arc;
 
 /// What a qcow2 image begins with.
 const QCOW_MAGIC: [u8; 4] = *b"QFI\xfb";
+/// How images of formats that are not read begin.
+const FOREIGN: [(&[u8], &str); 5] = [
+    (b"KDMV", "VMDK"),
+    (b"conectix", "VHD"),
+    (b"vhdxfile", "VHDX"),
+    (b"<<< ", "VDI"),
+    (b"QED\0", "QED"),
+];
 
 /// How an image holds the disk's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,14 +92,20 @@ pub fn open(options: &ImageOptions) -> Result<Arc<dyn BlockBackend>, OpenError> 
         return Err(OpenError::Kind(path.clone()));
     }
     lock(path, &file, writable)?;
-    let mut magic = [0; 4];
-    let is_qcow = file.read_exact(&mut magic).is_ok() && magic == QCOW_MAGIC;
+    let mut start = [0; 8];
+    // A file that is too short for it is no image of any format.
+    let _ = file.read_exact(&mut start);
+    let is_qcow = start.starts_with(&QCOW_MAGIC);
+    let foreign = FOREIGN.iter().find(|(magic, _)| start.starts_with(magic));
     let by_name = path.extension().is_some_and(|extension| extension == "qcow2");
     let format = match format {
         Some(format) => *format,
         None if by_name => Format::Qcow2,
         None if is_qcow => return Err(OpenError::Ambiguous(path.clone())),
-        None => Format::Raw,
+        None => match foreign {
+            Some((_, name)) => return Err(OpenError::Foreign { path: path.clone(), name }),
+            None => Format::Raw,
+        },
     };
     let open_direct = || {
         let opened = Access { writable, direct: true }.open(path);
@@ -197,6 +211,18 @@ mod tests {
         assert!(matches!(error(&ImageOptions::new("/dev/null")), OpenError::Kind(_)));
         let folder = ImageOptions { read_only: true, ..ImageOptions::new(directory.path()) };
         assert!(matches!(error(&folder), OpenError::Kind(_)));
+    }
+
+    #[test]
+    fn images_of_other_formats_are_no_raw_disks() {
+        let directory = tempfile::tempdir().unwrap();
+        for (magic, name) in FOREIGN {
+            let mut bytes = [0; 4096];
+            bytes[..magic.len()].copy_from_slice(magic);
+            let options = image(&directory, "disk", &bytes);
+            assert!(error(&options).to_string().contains(name));
+            open(&ImageOptions { format: Some(Format::Raw), ..options }).unwrap();
+        }
     }
 
     #[test]

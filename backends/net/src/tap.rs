@@ -91,10 +91,14 @@ pub enum TapError {
     /// The host has no such interfaces, or does not let this user open them.
     #[error("cannot open {DEVICE}")]
     Open(#[source] io::Error),
-    /// The interface is not there, is somebody else's, or is in use.
-    #[error(
-        "cannot use the interface {name}; make it with: ip tuntap add {name} mode tap user $USER"
-    )]
+    /// The interface is not there.
+    #[error("there is no interface {name}; `ip tuntap add {name} mode tap user $USER` makes it")]
+    Absent {
+        /// Its name.
+        name: String,
+    },
+    /// The interface is no TAP interface, is somebody else's, or is in use.
+    #[error("the interface {name} cannot be used as a TAP interface of this user")]
     Attach {
         /// Its name.
         name: String,
@@ -154,13 +158,13 @@ impl TapNet {
     pub fn new(name: &str) -> Result<Self, TapError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).custom_flags(libc::O_NONBLOCK);
-        let file = options.open(DEVICE).map_err(TapError::Open)?;
-        let attach = |source| TapError::Attach { name: name.to_owned(), source };
         // An interface that is made by opening it would be gone again at the end; and it would
         // take privileges.
         if !std::path::Path::new(CLASS).join(name).exists() {
-            return Err(attach(io::ErrorKind::NotFound.into()));
+            return Err(TapError::Absent { name: name.to_owned() });
         }
+        let file = options.open(DEVICE).map_err(TapError::Open)?;
+        let attach = |source| TapError::Attach { name: name.to_owned(), source };
         kernel::attach(&file, name).map_err(attach)?;
         kernel::accept(&file, Accepts::empty()).map_err(attach)?;
         let mtu = std::fs::read_to_string(format!("{CLASS}/{name}/mtu"));

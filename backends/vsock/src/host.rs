@@ -54,6 +54,10 @@ fn lock(hub: &Mutex<Hub>) -> MutexGuard<'_, Hub> {
 /// Listens at `path`, where a monitor that was killed may have left its socket.
 fn listen(path: &Path) -> io::Result<UnixListener> {
     match UnixListener::bind(path) {
+        Err(error) if error.kind() == ErrorKind::InvalidInput => {
+            // The standard library's reason names a constant of the C library.
+            Err(io::Error::new(error.kind(), "a socket's path has at most 107 bytes"))
+        }
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
             let is_socket = path.symlink_metadata()?.file_type().is_socket();
             let refused = UnixStream::connect(path)

@@ -12,10 +12,16 @@ fn unusable_disks_are_refused() {
     let good = image(folder.path(), "good", 4096);
     let five =
         vec!["--disk"; 5].into_iter().flat_map(|word| [word, good.as_str()]).collect::<Vec<_>>();
-    let cases: [(&[&str], &str); 4] = [
+    let foreign = image(folder.path(), "foreign", 4096);
+    std::fs::write(&foreign, [&b"KDMV"[..], &[0; 508]].concat()).unwrap();
+    let cases: [(&[&str], &str); 8] = [
         (&["--disk", "/no/such/image"], "/no/such/image"),
         (&["--disk", &odd], "multiple of 512"),
-        (&["--disk", "x,nonsense"], "nonsense"),
+        (&["--disk", "x,nonsense"], "(readonly, snapshot, cdrom, format=..., cache=...)"),
+        (&["--disk", "x,format=vmdk"], "(raw, qcow2)"),
+        (&["--disk", "x,cache=none"], "(cached, direct)"),
+        (&["--disk", "x,"], "missing after a comma"),
+        (&["--disk", &foreign], "a VMDK image"),
         (&five, "in use by another"),
     ];
     for (arguments, expected) in cases {

@@ -29,13 +29,25 @@ impl FromStr for Disk {
                 "cache=direct" => image.direct = true,
                 "cache=cached" => image.direct = false,
                 "cdrom" => (disk.cdrom, image.read_only) = (true, true),
-                _ => return Err(format!("there is no option \"{option}\"")),
+                _ => return Err(unknown(option)),
             }
         }
         if disk.image.read_only && disk.image.snapshot {
             return Err("a read-only disk needs no snapshot".to_owned());
         }
         Ok(disk)
+    }
+}
+
+/// What is wrong with an option that is none.
+fn unknown(option: &str) -> String {
+    match option.split_once('=') {
+        Some(("format", value)) => format!("there is no format \"{value}\" (raw, qcow2)"),
+        Some(("cache", value)) => format!("there is no cache \"{value}\" (cached, direct)"),
+        None if option.is_empty() => "an option is missing after a comma".to_owned(),
+        _ => format!(
+            "there is no option \"{option}\" (readonly, snapshot, cdrom, format=..., cache=...)"
+        ),
     }
 }
 

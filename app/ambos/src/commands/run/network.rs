@@ -51,7 +51,13 @@ impl FromStr for Network {
                         format!("mtu is {} to {}", MTU_RANGE.start(), MTU_RANGE.end())
                     })?;
                 }
-                _ => return Err(format!("there is no option \"{option}\"")),
+                _ if option.is_empty() => {
+                    return Err("an option is missing after a comma".to_owned());
+                }
+                (network, _) => {
+                    let options = network.options();
+                    return Err(format!("{kind} has no option \"{option}\" ({options})"));
+                }
             }
         }
         Ok(network)
@@ -60,7 +66,12 @@ impl FromStr for Network {
 
 /// Reads `[tcp:|udp:][ADDRESS:]HOST:GUEST`.
 fn forward(text: &str) -> Result<Forward, String> {
-    let wrong = || format!("\"{text}\" is not [tcp:|udp:][ADDRESS:]HOSTPORT:GUESTPORT");
+    let wrong = || {
+        format!(
+            "\"{text}\" is not [tcp:|udp:][ADDRESS:]HOSTPORT:GUESTPORT with an address in numbers \
+             and ports up to 65535"
+        )
+    };
     let (protocol, rest) = match (text.strip_prefix("udp:"), text.strip_prefix("tcp:")) {
         (Some(rest), _) => (Protocol::Udp, rest),
         (None, Some(rest)) => (Protocol::Tcp, rest),
@@ -86,10 +97,21 @@ fn address(text: &str) -> Result<MacAddress, String> {
     let mac = bytes.and_then(|bytes| <[u8; 6]>::try_from(bytes).ok());
     // A group cannot be an adapter's address.
     let mac = mac.filter(|mac| mac[0] & 1 == 0 && *mac != [0; 6]);
-    mac.map(MacAddress).ok_or_else(|| format!("\"{text}\" is not an adapter's address"))
+    mac.map(MacAddress).ok_or_else(|| {
+        format!("\"{text}\" is not the address of one adapter, such as 02:00:00:00:00:01")
+    })
 }
 
 impl Network {
+    /// The options that it has.
+    fn options(&self) -> &'static str {
+        match self {
+            Self::User { .. } => "forward=..., mtu=..., mac=...",
+            Self::Tap { .. } => "mac=...",
+            Self::None => "none at all",
+        }
+    }
+
     /// Connects to the network.
     pub(super) fn open(&self) -> Result<Option<ambos_machine::Network>, Failure> {
         Ok(match self {
