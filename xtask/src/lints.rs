@@ -3,9 +3,10 @@
 //! - Every crate takes the workspace's lints, which deny unsafe code where none is expected and want
 //!   a safety comment at each unsafe block; none switches them off.
 //! - Where unsafe code is expected, the reason is said. All such places are listed.
+//! - Fuzz crates lock the versions that the workspace does.
 //! - Nothing is left for later, and no file holds more than one can keep in mind.
 
-use crate::workspace;
+use crate::{locks, workspace};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -21,10 +22,14 @@ const UNFINISHED: &[&str] = &[concat!("todo", "!("), concat!("unimplemented", "!
 pub(crate) fn run() -> Result<(), String> {
     let root = workspace::root();
     let mut findings = Findings::default();
+    let lock = read(&root.join("Cargo.lock"))?;
     for path in workspace::files(root)? {
         let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
         let is_manifest = name.ends_with("Cargo.toml");
         let is_source = name.ends_with(".rs");
+        if name.ends_with("/Cargo.lock") {
+            findings.complaints.extend(locks::complaints(&lock, &name, &read(&path)?));
+        }
         if !is_manifest && !is_source && !name.ends_with(".md") && !name.ends_with(".sh") {
             continue;
         }

@@ -4,6 +4,7 @@ mod bench;
 mod difftest;
 mod layers;
 mod lints;
+mod locks;
 mod soak;
 mod stress;
 mod workspace;
