@@ -2,7 +2,7 @@
 
 use super::contender::Contender;
 use super::guest::Sample;
-use super::{Figure, interceptions, rates};
+use super::{Figure, counts, rates};
 use crate::bench::samples::summary;
 
 /// What is compared.
@@ -10,7 +10,7 @@ use crate::bench::samples::summary;
 enum Quantity {
     /// Ours is to be at least so many times theirs.
     Rate,
-    /// Ours are to be at most such a part of theirs.
+    /// Ours, between drivers and devices, are to be at most such a part of theirs.
     Interceptions,
 }
 
@@ -57,9 +57,9 @@ pub(super) const BARS: &[Bar] = &[
 impl Bar {
     /// A line of a table: what is compared, the ratio of the medians, the bar, and whether it holds.
     pub(super) fn line(&self, ours: &[Sample], theirs: &[Sample]) -> String {
-        let select = match self.quantity {
-            Quantity::Rate => rates,
-            Quantity::Interceptions => interceptions,
+        let select = |figure, samples: &[Sample]| match self.quantity {
+            Quantity::Rate => rates(figure, samples),
+            Quantity::Interceptions => counts(figure, samples, |counts| counts.of_devices),
         };
         let what = match self.quantity {
             Quantity::Rate => self.figure.name(),
@@ -90,9 +90,11 @@ impl Bar {
 mod tests {
     use super::*;
     use crate::bench::devices::guest::Value;
+    use crate::bench::devices::interceptions::Counts;
 
     fn sample(rate: f64, interceptions: f64) -> Sample {
-        [Value { rate, interceptions: Some(interceptions) }; 3]
+        let counts = Counts { all: 1e9, of_devices: interceptions };
+        [Value { rate, interceptions: Some(counts) }; 3]
     }
 
     #[test]

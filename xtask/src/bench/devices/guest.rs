@@ -1,6 +1,7 @@
 //! The guest that works its devices, and what comes of it.
 
 use super::contender::{Contender, Setting};
+use super::interceptions::Counts;
 use super::server::{LENGTH, Server};
 use super::{Figure, interceptions};
 use ambos_guest::exec::{self, ExecFilter, Nonce};
@@ -22,15 +23,16 @@ const READS: [(Figure, u32, u32); 2] =
 /// How often each is done in one boot.
 const RUNS: usize = 3;
 
-/// What the guest runs. The window `start` tells what fio does besides reading.
+/// What the guest runs. The windows `start` and `ask` tell what the programs do besides moving data.
 const SCRIPT: &str = r#"
 n=$(sed 's/.*ambos.nonce=\([0-9a-f]*\).*/\1/' /proc/cmdline)
 m() { printf '\033]ambos;%s;%s=%s\007' "$n" "$1" "$2"; }
 f() { m open $1; fio --name=$1 --filename=/dev/DISK --readonly --size=256m --direct=1 --ioengine=psync \
   --rw=$2 --bs=$3 --io_size=$4 --output-format=terse --terse-version=3 > /tmp/f; m close $1; echo "figure $1 $(cut -d';' -f$5 /tmp/f)"; }
+w() { m open $1; wget -q -O /dev/null http://10.0.2.2:PORT/$2; m close $1; }
 for i in 0 1 2; do
   f start randread 4k 4k 8; f random randread 4k RANDOM 8; f sequential read 128k SEQUENTIAL 7
-  m open download; wget -q -O /dev/null http://10.0.2.2:PORT/; m close download
+  w ask nothing; w download all
 done"#;
 
 /// What is measured of one figure in one boot.
@@ -39,7 +41,7 @@ pub(super) struct Value {
     /// In the figure's unit.
     pub(super) rate: f64,
     /// For each request; our monitor alone counts them.
-    pub(super) interceptions: Option<f64>,
+    pub(super) interceptions: Option<Counts>,
 }
 
 /// What one boot gives, by figure.
@@ -133,14 +135,14 @@ impl<'a> Guest<'a> {
     }
 
     /// Interceptions for each request, without those of starting the program; the fewest of all runs.
-    fn interceptions(&self, figure: Figure) -> Option<f64> {
-        let counted = |name| interceptions::of_windows(&self.statistics, name).into_iter().min();
+    fn interceptions(&self, figure: Figure) -> Option<Counts> {
+        let counted = |name| interceptions::fewest(&self.statistics, name);
         let count = counted(window(figure))?;
         let (beside, requests) = match READS.iter().find(|(one, _, _)| *one == figure) {
             Some((_, block, bytes)) => (counted("start")?, f64::from(bytes / block)),
-            None => (0, LENGTH as f64 / 1e6),
+            None => (counted("ask")?, LENGTH as f64 / 1e6),
         };
-        Some(count.saturating_sub(beside) as f64 / requests)
+        Some(count.each(beside, requests))
     }
 }
 

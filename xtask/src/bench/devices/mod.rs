@@ -1,5 +1,6 @@
 //! Disks and network adapters: their rates beside those of QEMU's with the same interface, those of
-//! our paravirtual devices beside our generic ones, and the interceptions that each costs.
+//! our paravirtual devices beside our generic ones, and the interceptions between drivers and devices that each
+//! costs.
 //!
 //! fio reads a raw image that the host has in memory, one request at a time, past the guest's cache: 4 KiB anywhere,
 //! and 128 KiB one after the other. busybox's `wget` downloads from a server of the host through
@@ -18,6 +19,7 @@ use ambos_guest::Flavour;
 use bars::BARS;
 use contender::Contender;
 use guest::{Guest, Sample};
+use interceptions::Counts;
 use std::path::Path;
 
 /// What is measured of each contender.
@@ -75,10 +77,7 @@ pub(super) fn measure(
     let samples = alternate(&contenders, runs, |contender| guest.run(contender))?;
     let table: Vec<(Contender, &[Sample])> =
         contenders.iter().copied().zip(samples.iter().map(Vec::as_slice)).collect();
-    println!(
-        "\n{:<28} {:<26} {:>14} {:>8} {:>24}",
-        "devices", "", "median", "spread", "interceptions"
-    );
+    println!("\n{:<28} {:<26} {:>14} {:>8}  interceptions", "devices", "", "median", "spread");
     for figure in Figure::ALL {
         for (contender, samples) in &table {
             print_figure(figure, *contender, samples);
@@ -96,12 +95,15 @@ pub(super) fn measure(
 
 fn print_figure(figure: Figure, contender: Contender, samples: &[Sample]) {
     let Some((median, spread)) = summary(&rates(figure, samples)) else { return };
-    let intercepts = match summary(&interceptions(figure, samples)) {
-        Some((count, _)) => format!("{count:.1} for each {}", figure.request()),
-        None => String::new(),
+    let count = |select: fn(Counts) -> f64| summary(&counts(figure, samples, select));
+    let intercepts = match (count(|counts| counts.all), count(|counts| counts.of_devices)) {
+        (Some((all, _)), Some((of_devices, _))) => {
+            format!("{all:.1}, {of_devices:.1} by devices, for each {}", figure.request())
+        }
+        _ => String::new(),
     };
     println!(
-        "{:<28} {:<26} {:>14} {:>7.0}% {intercepts:>24}",
+        "{:<28} {:<26} {:>14} {:>7.0}%  {intercepts}",
         figure.name(),
         contender.name(figure),
         format!("{median:.0} {}", figure.unit()),
@@ -114,7 +116,7 @@ fn rates(figure: Figure, samples: &[Sample]) -> Vec<f64> {
     samples.iter().map(|sample| sample[figure as usize].rate).collect()
 }
 
-/// The interceptions for each request in samples, where they are counted.
-fn interceptions(figure: Figure, samples: &[Sample]) -> Vec<f64> {
-    samples.iter().filter_map(|sample| sample[figure as usize].interceptions).collect()
+/// Interceptions for each request in samples, where they are counted.
+fn counts(figure: Figure, samples: &[Sample], select: fn(Counts) -> f64) -> Vec<f64> {
+    samples.iter().filter_map(|sample| sample[figure as usize].interceptions.map(select)).collect()
 }

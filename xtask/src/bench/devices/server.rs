@@ -8,6 +8,9 @@ use std::time::Instant;
 /// Bytes of an answer.
 pub(super) const LENGTH: usize = 64_000_000;
 
+/// What has an answer without content.
+const NOTHING: &str = "/nothing";
+
 /// A server of HTTP. Its thread ends with the process.
 pub(super) struct Server {
     port: u16,
@@ -24,7 +27,7 @@ impl Server {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 // A download that breaks off is not among the times.
-                if let Ok(seconds) = answer(stream) {
+                if let Ok(Some(seconds)) = answer(stream) {
                     times.lock().unwrap_or_else(PoisonError::into_inner).push(seconds);
                 }
             }
@@ -43,24 +46,28 @@ impl Server {
     }
 }
 
-/// Answers a request; seconds from its arrival until the client, who has everything then, hangs up.
-fn answer(mut stream: TcpStream) -> io::Result<f64> {
+/// Answers a request; seconds from its arrival until the client, who has everything then, hangs up. `None`
+/// if the client asked for [`NOTHING`].
+fn answer(mut stream: TcpStream) -> io::Result<Option<f64>> {
     let mut reader = BufReader::new(stream.try_clone()?);
-    let mut line = String::new();
+    let (mut first, mut line) = (String::new(), String::new());
+    reader.read_line(&mut first)?;
     while reader.read_line(&mut line)? > 2 {
         line.clear();
     }
     let start = Instant::now();
-    write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n")?;
+    let nothing = first.contains(NOTHING);
+    let length = if nothing { 0 } else { LENGTH };
+    write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n")?;
     let piece = vec![0x5a; 1 << 20];
-    let mut rest = LENGTH;
+    let mut rest = length;
     while rest > 0 {
         let next = rest.min(piece.len());
         stream.write_all(&piece[..next])?;
         rest -= next;
     }
     while reader.read(&mut [0; 64])? > 0 {}
-    Ok(start.elapsed().as_secs_f64())
+    Ok((!nothing).then(|| start.elapsed().as_secs_f64()))
 }
 
 #[cfg(test)]
