@@ -1,5 +1,8 @@
 //! Guests with disks.
 
+#[path = "../common/qemu.rs"]
+mod qemu;
+
 use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -73,22 +76,8 @@ pub(crate) fn run(arguments: &[&str], script: &str) -> (String, String) {
 /// Runs `script` in the same guest under QEMU with a disk behind `interface`; returns what the
 /// console showed of it.
 pub(crate) fn run_in_qemu(interface: &str, format: &str, image: &str, script: &str) -> String {
-    let flavour = ambos_guest::Flavour::Cloud;
-    let guest = ambos_guest::ensure_default(flavour, &ambos_guest::Silent).unwrap();
-    let script = ambos_guest::exec::kernel_parameter(script).unwrap();
-    let output = Command::new("qemu-system-x86_64")
-        .args(["-accel", "tcg,thread=single", "-m", "256", "-nodefaults", "-display", "none"])
-        .args(["-no-reboot", "-serial", "stdio", "-kernel"])
-        .arg(&guest.kernel)
-        .arg("-initrd")
-        .arg(&guest.initrd)
-        .args(["-append", &format!("console=ttyS0 quiet panic=-1 {script}")])
-        .args(["-drive", &format!("file={image},if={interface},format={format}")])
-        .stdin(Stdio::null())
-        .output()
-        .expect("qemu-system-x86_64 must be installed for this test");
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    text(&output.stdout).replace('\r', "")
+    let drive = format!("file={image},if={interface},format={format}");
+    qemu::run(ambos_guest::Flavour::Cloud, &["-drive", &drive], script)
 }
 
 /// Runs a program of the host and returns what it printed.
