@@ -1,7 +1,7 @@
 //! Guests with disks.
 
 #[path = "../common/qemu.rs"]
-mod qemu;
+pub(crate) mod qemu;
 
 use std::fs::File;
 use std::path::Path;
