@@ -4,10 +4,13 @@
 //! why a guest's physical frame n is not machine frame n. They hold what the guest sees but does not own.
 
 use ambos_memory::{GuestRam, PCI_HOLE_END, PCI_HOLE_START};
-use ambos_xen_abi::mmu;
+use ambos_xen_abi::{grant, mmu};
 
 /// Frames of a grant table at most.
 pub(crate) const GRANT_FRAMES: u64 = 64;
+/// Frames of the status of as many entries as a table of the second layout has.
+pub(crate) const STATUS_FRAMES: u64 =
+    (GRANT_FRAMES * grant::V2_PER_FRAME * grant::V2_STATUS).div_ceil(4096);
 /// vCPUs at most.
 pub const MAX_VCPUS: u32 = 128;
 /// Pages of descriptor tables of one vCPU: sixteen global, sixteen local.
@@ -42,6 +45,8 @@ pub struct Layout {
     pub shared_info: u64,
     /// First frame of the grant table.
     pub grants: u64,
+    /// First frame of the status of its entries in the second layout.
+    pub(crate) grant_status: u64,
     /// First of the frames that stand in for page tables, one for each vCPU.
     pub(crate) scratch: u64,
 }
@@ -90,6 +95,7 @@ impl Layout {
             descriptors: take(1),
             shared_info: take(1),
             grants: take(GRANT_FRAMES),
+            grant_status: take(STATUS_FRAMES),
             machphys: take(machphys_frames),
             scratch: take(0),
         }

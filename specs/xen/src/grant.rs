@@ -44,6 +44,8 @@ pub mod status {
     pub const BAD_HANDLE: i16 = -4;
     /// No such virtual address.
     pub const BAD_VIRT_ADDR: i16 = -5;
+    /// No room for another mapping.
+    pub const NO_DEVICE_SPACE: i16 = -7;
     /// Not permitted.
     pub const PERMISSION_DENIED: i16 = -8;
     /// Not a page of the guest.
@@ -52,7 +54,23 @@ pub mod status {
     pub const BAD_COPY_ARG: i16 = -10;
 }
 
-/// Flags of an entry of layout 1.
+/// Flags of a mapping.
+pub mod map {
+    /// For devices.
+    pub const DEVICE: u32 = 1;
+    /// For the processor.
+    pub const HOST: u32 = 1 << 1;
+    /// Read-only.
+    pub const READONLY: u32 = 1 << 2;
+    /// For user mode.
+    pub const APPLICATION: u32 = 1 << 3;
+    /// The address is that of an entry of a page table, not that of the page.
+    pub const CONTAINS_PTE: u32 = 1 << 4;
+    /// Where the flags begin that go into the bits of the entry that are left to the guest.
+    pub const AVAILABLE_SHIFT: u32 = 16;
+}
+
+/// Flags of an entry.
 pub mod flag {
     /// The kind of grant.
     pub const TYPE_MASK: u16 = 3;
@@ -68,12 +86,22 @@ pub mod flag {
     pub const READING: u16 = 1 << 3;
     /// Someone writes it.
     pub const WRITING: u16 = 1 << 4;
+    /// Only a part of the page, in layout 2.
+    pub const SUB_PAGE: u16 = 1 << 8;
 }
 
 /// Bytes of an entry of layout 1: flags, domain, frame.
 pub const V1_ENTRY: u64 = 8;
 /// Entries in a frame of layout 1.
 pub const V1_PER_FRAME: u64 = 512;
+/// Bytes of an entry of layout 2: flags, domain, offset and length of a part, frame.
+pub const V2_ENTRY: u64 = 16;
+/// Entries in a frame of layout 2.
+pub const V2_PER_FRAME: u64 = 256;
+/// Bytes of an entry's status in layout 2.
+pub const V2_STATUS: u64 = 2;
+/// Entries that a change of the layout keeps.
+pub const RESERVED_ENTRIES: u32 = 8;
 /// Entry that the domain builder makes for the console's page.
 pub const RESERVED_CONSOLE: u32 = 0;
 /// Entry that the domain builder makes for the store's page.

@@ -31,7 +31,7 @@ impl Grants for Bridge {
     fn pin(&self, reference: GrantRef, access: Access) -> Result<u64, GrantError> {
         self.domain.begin_grant(reference.0, access == Access::Write).map_err(|refusal| {
             match refusal {
-                GrantRefusal::BadReference => GrantError::BadReference,
+                GrantRefusal::BadReference | GrantRefusal::NotGranted => GrantError::BadReference,
                 GrantRefusal::Denied => GrantError::PermissionDenied,
                 GrantRefusal::BadPage => GrantError::BadPage,
             }

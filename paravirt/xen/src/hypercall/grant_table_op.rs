@@ -1,15 +1,14 @@
-//! `grant_table_op`. The guest grants to the control domain, which grants nothing to it.
+//! `grant_table_op`: the table itself. The guest grants to the control domain, which grants nothing to it, and to itself.
 
 use super::mmu_update::is_self;
 use super::{Arguments, Call, DONE, Outcome};
 use crate::bytes;
-use crate::domain::Shootdown;
+use crate::grants::{GrantRefusal, Version};
 use crate::layout::GRANT_FRAMES;
-use crate::pages::Use;
 use crate::vcpu::XenVcpu;
 use ambos_vcpu::GuestCpu;
 use ambos_xen_abi::grant::{op, status};
-use ambos_xen_abi::{DomainId, Errno, Hypercall};
+use ambos_xen_abi::{Errno, Hypercall};
 use std::sync::Arc;
 
 pub(super) struct GrantTableOp;
@@ -35,26 +34,23 @@ impl Call for GrantTableOp {
         match command & 0xffff_ffff {
             op::SETUP_TABLE => vcpu.setup_grants(cpu, at, count)?,
             op::QUERY_SIZE => vcpu.grant_size(cpu, at, count)?,
-            op::SET_VERSION => match u32::from_le_bytes(bytes::read::<4>(cpu, at)?) {
-                1 => {}
-                2 => return Err(Errno::ENOSYS),
-                _ => return Err(Errno::EINVAL),
-            },
+            op::SET_VERSION => return vcpu.set_grant_version(cpu, at),
             op::GET_VERSION => {
                 let domain = u16::from_le_bytes(bytes::read::<2>(cpu, at)?);
                 if !is_self(domain.into()) {
                     return Err(Errno::ESRCH);
                 }
-                bytes::write(cpu, at.wrapping_add(4), &1u32.to_le_bytes())?;
+                let version = vcpu.domain.grants(cpu).version();
+                bytes::write(cpu, at.wrapping_add(4), &version.to_le_bytes())?;
             }
-            op::MAP_GRANT_REF => vcpu.refuse_mappings(cpu, at, count)?,
-            op::UNMAP_GRANT_REF => each(cpu, 24, 20, status::BAD_HANDLE)?,
-            op::UNMAP_AND_REPLACE => each(cpu, 24, 20, status::BAD_HANDLE)?,
+            op::MAP_GRANT_REF => vcpu.map_grants(cpu, at, count)?,
+            op::UNMAP_GRANT_REF => vcpu.unmap_grants(cpu, at, count, false)?,
+            op::UNMAP_AND_REPLACE => vcpu.unmap_grants(cpu, at, count, true)?,
             op::COPY => vcpu.copy_granted(cpu, at, count)?,
-            op::TRANSFER => each(cpu, 24, 20, status::GENERAL_ERROR)?,
+            // Nobody has offered to take a page.
+            op::TRANSFER => each(cpu, 24, 16, status::GENERAL_ERROR)?,
             op::SWAP_GRANT_REF => vcpu.swap_grants(cpu, at, count)?,
-            // Only layout 2 has status frames.
-            op::GET_STATUS_FRAMES => each(cpu, 16, 8, status::GENERAL_ERROR)?,
+            op::GET_STATUS_FRAMES => vcpu.grant_status_frames(cpu, at, count)?,
             op::DUMP_TABLE => return Err(Errno::ENOSYS),
             op::CACHE_FLUSH => return Err(Errno::EOPNOTSUPP),
             _ => return Err(Errno::ENOSYS),
@@ -67,7 +63,60 @@ fn domain_status(domain: u16) -> i16 {
     if is_self(domain.into()) { status::OKAY } else { status::BAD_DOMAIN }
 }
 
+/// What a refusal is called in the structures.
+pub(super) fn status_of(refusal: GrantRefusal) -> i16 {
+    match refusal {
+        GrantRefusal::BadReference => status::BAD_GNTREF,
+        GrantRefusal::NotGranted | GrantRefusal::Denied => status::GENERAL_ERROR,
+        GrantRefusal::BadPage => status::BAD_PAGE,
+    }
+}
+
 impl XenVcpu {
+    /// `set_version`, which tells the layout that the table has afterwards.
+    fn set_grant_version(&mut self, cpu: &mut dyn GuestCpu, at: u64) -> Outcome {
+        let version = match u32::from_le_bytes(bytes::read::<4>(cpu, at)?) {
+            1 => Ok(Version::One),
+            2 => Ok(Version::Two),
+            _ => Err(Errno::EINVAL),
+        };
+        let domain = Arc::clone(&self.domain);
+        let mut table = domain.grants(cpu);
+        let done = version.and_then(|version| {
+            let pages = domain.pages(cpu);
+            table.set_version(&domain.ram, &pages, version)
+        });
+        let now = table.version();
+        drop(table);
+        bytes::write(cpu, at, &now.to_le_bytes())?;
+        done?;
+        DONE
+    }
+
+    fn grant_status_frames(
+        &mut self,
+        cpu: &mut dyn GuestCpu,
+        at: u64,
+        count: u64,
+    ) -> Result<(), Errno> {
+        if count != 1 {
+            return Err(Errno::EINVAL);
+        }
+        let request = bytes::read::<16>(cpu, at)?;
+        let (wanted, list) = (bytes::u32_at(&request, 0), bytes::u64_at(&request, 8));
+        let mut code = domain_status(bytes::u16_at(&request, 4));
+        let frames = self.domain.grants(cpu).status_frames();
+        if code == status::OKAY && u64::from(wanted) > frames.end - frames.start {
+            code = status::GENERAL_ERROR;
+        }
+        if code == status::OKAY {
+            for (number, index) in frames.take(wanted as usize).zip(0..) {
+                bytes::write(cpu, list.wrapping_add(index * 8), &number.to_le_bytes())?;
+            }
+        }
+        bytes::write(cpu, at.wrapping_add(6), &code.to_le_bytes())
+    }
+
     fn setup_grants(&mut self, cpu: &mut dyn GuestCpu, at: u64, count: u64) -> Result<(), Errno> {
         if count != 1 {
             return Err(Errno::EINVAL);
@@ -101,80 +150,6 @@ impl XenVcpu {
         answer[4..8].copy_from_slice(&(GRANT_FRAMES as u32).to_le_bytes());
         answer[8..10].copy_from_slice(&domain_status(domain).to_le_bytes());
         bytes::write(cpu, at.wrapping_add(4), &answer[..10])
-    }
-
-    /// Nobody grants anything to the guest.
-    fn refuse_mappings(
-        &mut self,
-        cpu: &mut dyn GuestCpu,
-        at: u64,
-        count: u64,
-    ) -> Result<(), Errno> {
-        const SIZE: u64 = 32;
-        for index in 0..count {
-            let at = at.wrapping_add(index * SIZE);
-            let request = bytes::read::<{ SIZE as usize }>(cpu, at)?;
-            let from = bytes::u16_at(&request, 16);
-            let known = from == DomainId::CONTROL.0 || is_self(from.into());
-            let code = if known { status::BAD_GNTREF } else { status::BAD_DOMAIN };
-            bytes::write(cpu, at.wrapping_add(18), &code.to_le_bytes())?;
-        }
-        Ok(())
-    }
-
-    /// Copies between pages of the guest.
-    fn copy_granted(&mut self, cpu: &mut dyn GuestCpu, at: u64, count: u64) -> Result<(), Errno> {
-        const SIZE: u64 = 40;
-        for index in 0..count {
-            let at = at.wrapping_add(index * SIZE);
-            let request = bytes::read::<{ SIZE as usize }>(cpu, at)?;
-            let code = self.copy_once(cpu, &request);
-            bytes::write(cpu, at.wrapping_add(36), &code.to_le_bytes())?;
-        }
-        Ok(())
-    }
-
-    fn copy_once(&mut self, cpu: &mut dyn GuestCpu, request: &[u8]) -> i16 {
-        let end = |at: usize| {
-            let (frame, domain) = (bytes::u64_at(request, at), bytes::u16_at(request, at + 8));
-            (frame, domain, u64::from(bytes::u16_at(request, at + 10)))
-        };
-        let ((from, from_domain, from_offset), (to, to_domain, to_offset)) = (end(0), end(16));
-        let length = u64::from(bytes::u16_at(request, 32));
-        let flags = bytes::u16_at(request, 34);
-        if !is_self(from_domain.into()) || !is_self(to_domain.into()) {
-            return status::BAD_DOMAIN;
-        }
-        // By grant: there is none to copy from or to.
-        if flags & 3 != 0 {
-            return status::BAD_GNTREF;
-        }
-        if from_offset + length > 4096 || to_offset + length > 4096 {
-            return status::BAD_COPY_ARG;
-        }
-        let domain = Arc::clone(&self.domain);
-        let mut pages = domain.pages(cpu);
-        if pages.reference(from).is_err() {
-            return status::BAD_PAGE;
-        }
-        let mut forget = Shootdown { domain: &domain, own: self.id, cpu: &mut *cpu };
-        let taken = pages.take(to, Use::Writable, &mut forget);
-        if taken.is_ok() {
-            let byte = |frame: u64, offset: u64| domain.ram.byte((frame << 12) + offset);
-            for index in 0..length {
-                use std::sync::atomic::Ordering::Relaxed;
-                if let Some(source) = byte(from, from_offset + index)
-                    && let Some(target) = byte(to, to_offset + index)
-                {
-                    target.store(source.load(Relaxed), Relaxed);
-                }
-            }
-            pages.give(to);
-        }
-        pages.release(from);
-        drop(pages);
-        cpu.wrote_frame(to << 12);
-        if taken.is_ok() { status::OKAY } else { status::BAD_PAGE }
     }
 
     fn swap_grants(&mut self, cpu: &mut dyn GuestCpu, at: u64, count: u64) -> Result<(), Errno> {

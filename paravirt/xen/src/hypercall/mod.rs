@@ -7,6 +7,8 @@ mod callback_op;
 mod console_io;
 mod descriptor;
 mod event_channel_op;
+mod grant_copy;
+mod grant_map;
 mod grant_table_op;
 mod machine;
 mod memory_op;
@@ -193,5 +195,7 @@ fn is_canonical(address: u64) -> bool {
     (address as i64) << 16 >> 16 == address as i64
 }
 
+#[cfg(test)]
+mod grant_tests;
 #[cfg(test)]
 mod tests;

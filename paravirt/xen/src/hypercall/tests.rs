@@ -299,36 +299,6 @@ fn features_and_console_answer() {
 }
 
 #[test]
-fn grants_permit_what_they_say() {
-    let mut guest = Guest::new();
-    let size = guest.put(&[0x7ff0, 0]);
-    assert_eq!(guest.call(H::GrantTableOp, &[6, size, 1]), 0);
-    assert_eq!(guest.word(0) >> 32, 1);
-    assert_eq!(guest.call(H::GrantTableOp, &[6, size, 2]), error(Errno::EINVAL));
-    let version = guest.put(&[2]);
-    assert_eq!(guest.call(H::GrantTableOp, &[8, version, 1]), error(Errno::ENOSYS));
-    let ram = guest.domain.ram();
-    let entry = |reference: u64| (guest.domain.layout.grants << 12) + reference * 8;
-    let page = guest.frame(0x70);
-    ram.store_word(entry(9), page << 32 | 1);
-    assert_eq!(guest.domain.begin_grant(9, true), Ok(page << 12));
-    assert_eq!(ram.load_word(entry(9)) as u16, 1 | 8 | 16);
-    guest.domain.end_grant(9, true);
-    assert_eq!(ram.load_word(entry(9)) as u16, 1);
-    // Read-only; not for us; a page table; no memory.
-    ram.store_word(entry(9), page << 32 | 5);
-    assert_eq!(guest.domain.begin_grant(9, true), Err(crate::GrantRefusal::Denied));
-    ram.store_word(entry(9), page << 32 | 7 << 16 | 1);
-    assert_eq!(guest.domain.begin_grant(9, false), Err(crate::GrantRefusal::BadReference));
-    let table = guest.frame(TABLES[3]);
-    ram.store_word(entry(9), table << 32 | 1);
-    assert_eq!(guest.domain.begin_grant(9, true), Err(crate::GrantRefusal::BadPage));
-    ram.store_word(entry(9), 1 << 62 | 1);
-    assert_eq!(guest.domain.begin_grant(9, false), Err(crate::GrantRefusal::BadPage));
-    assert_eq!(guest.domain.begin_grant(u32::MAX, false), Err(crate::GrantRefusal::BadReference));
-}
-
-#[test]
 fn small_calls_check_their_arguments() {
     let mut guest = Guest::new();
     assert_eq!(guest.call(H::VmAssist, &[0, 2]), 0);

@@ -15,7 +15,7 @@ pub(crate) mod entry;
 pub(crate) mod tables;
 pub(crate) mod update;
 
-use crate::layout::Layout;
+use crate::layout::{GRANT_FRAMES, Layout, STATUS_FRAMES};
 use ambos_memory::GuestRam;
 use ambos_xen_abi::Errno;
 use changes::Changes;
@@ -100,9 +100,10 @@ impl Pages {
         let mut frames = vec![frame(Owner::Guest); count].into_boxed_slice();
         let reserve = (layout.reserve as usize).min(count);
         frames[..reserve].fill(frame(Owner::Hypervisor));
-        let grants = layout.grants as usize..(layout.grants + crate::layout::GRANT_FRAMES) as usize;
-        for shared in grants.chain([layout.shared_info as usize]) {
-            if let Some(entry) = frames.get_mut(shared) {
+        let grants = layout.grants..layout.grants + GRANT_FRAMES;
+        let status = layout.grant_status..layout.grant_status + STATUS_FRAMES;
+        for shared in grants.chain(status).chain([layout.shared_info]) {
+            if let Some(entry) = frames.get_mut(shared as usize) {
                 *entry = frame(Owner::Shared);
             }
         }

@@ -10,6 +10,7 @@ use ambos_x86::gpr::{R8, R9, R10, RAX, RDI, RDX, RSI, RSP};
 use ambos_x86::paging::{ACCESSED, ADDRESS_MASK, DIRTY, PRESENT, USER, WRITE};
 use ambos_xen::{Domain, DomainConfig, Host, Layout, Processor, Start, XenVcpu};
 use ambos_xen_abi::Hypercall;
+use ambos_xen_abi::grant::op;
 use ambos_xen_abi::mmu::{HYPERVISOR_FIRST_SLOT, HYPERVISOR_LAST_SLOT, HYPERVISOR_START, ext};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,8 +32,8 @@ const HANDLER: u64 = WINDOW + 0x2000;
 const KERNEL_CODE: u64 = 0xe033;
 /// The guest's own domain, in requests that name one.
 const SELF: u64 = 0x7ff0;
-/// Frames of the grant table, which follow the shared page and which the guest may map.
-const GRANT_FRAMES: u64 = 64;
+/// Frames of the grant table and of its entries' status, which follow the shared page and which the guest may map.
+const GRANT_FRAMES: u64 = 64 + 8;
 /// Requests between two looks at the page tables.
 const CHECK_EVERY: u32 = 8;
 
@@ -204,6 +205,7 @@ impl Guest {
                 self.call(Hypercall::Multicall as u64, &[BUFFER, entries])
             }
             12 => self.exception(input),
+            13 => self.granting(input),
             _ => {
                 // Most returns end the guest: their frames are random.
                 let call = match input.below(48)? {
@@ -278,6 +280,42 @@ impl Guest {
             }
         }
         Some(())
+    }
+
+    /// Writes an entry of the grant table, or maps, unmaps or copies what it grants.
+    fn granting(&mut self, input: &mut Input<'_>) -> Option<()> {
+        let own = Domain::ID.0.into();
+        let reference = input.below(4)?;
+        let linear = WINDOW + (input.page()? << 12);
+        let frame = self.frame(input.page()?);
+        let operation = match input.below(8)? {
+            0..=2 => {
+                let flags = u64::from(input.byte()?) & 7 | 1;
+                let entry = (self.layout.grants << 12) + reference * 8;
+                self.cpu.ram.store_word(entry, frame << 32 | own << 16 | flags);
+                return Some(());
+            }
+            3 | 4 => {
+                let flags = input.below(32)? | reference << 32;
+                let entry = (self.frame(TABLES[3]) << 12) + input.below(MAPPED)? * 8;
+                let address = if flags & 16 == 0 { linear } else { entry };
+                self.put(0, &[address, flags, own, 0]);
+                op::MAP_GRANT_REF
+            }
+            kind @ (5 | 6) => {
+                let second = if kind == 5 { frame << 12 } else { WINDOW + (input.page()? << 12) };
+                self.put(0, &[linear, second, input.below(4)?]);
+                if kind == 5 { op::UNMAP_GRANT_REF } else { op::UNMAP_AND_REPLACE }
+            }
+            _ => {
+                let flags = input.below(4)?;
+                let end = |granted: bool| if granted { [reference, own] } else { [frame, SELF] };
+                let (from, to) = (end(flags & 1 != 0), end(flags & 2 != 0));
+                self.put(0, &[from[0], from[1], to[0], to[1], 64 | flags << 16]);
+                op::COPY
+            }
+        };
+        self.call(Hypercall::GrantTableOp as u64, &[operation, BUFFER, 1])
     }
 
     fn exception(&mut self, input: &mut Input<'_>) -> Option<()> {
