@@ -14,7 +14,7 @@ fn run(arguments: &[&str]) -> Output {
 /// Says what the kernel found, complaints included, and uses both vCPUs and the disk.
 const SCRIPT: &str = "\
 dmesg | grep -o -E 'Hypervisor detected: Xen PV|Booting kernel on Xen|Using FIFO-based ABI|\
-WARNING:|Call Trace|BUG:|XENBUS: Timeout|will use FXSAVE'
+version 1 layout|WARNING:|Call Trace|BUG:|XENBUS: Timeout|will use FXSAVE'
 for i in 0 1; do
     (taskset -c $i seq 1 20000 | taskset -c $((1 - i)) sort -r | taskset -c $i tail -n 1) &
 done
@@ -27,6 +27,7 @@ const RESULT: &str = "\
 Hypervisor detected: Xen PV
 Booting kernel on Xen
 Using FIFO-based ABI
+version 1 layout
 1
 1
 on the disk

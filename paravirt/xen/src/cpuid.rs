@@ -22,6 +22,10 @@ const EXTENDED_EDX: u32 = 1 << 1 | 1 << 3 | 1 << 9 | 1 << 12 | 1 << 13 | 1 << 17
 /// XSAVES of leaf 0xd, subleaf 1: supervisor components are the hypervisor's.
 const XSAVES: u32 = 1 << 3;
 
+/// Bits of the highest address of RAM, at most: as many as the first layout of grants has room for, so that
+/// guests use that one. No host has more memory to give.
+const MACHINE_ADDRESS_BITS: u32 = 32 + 12;
+
 /// What a leaf returns, from what the machine's model returns for it.
 pub fn policy(leaf: u32, subleaf: u32, values: [u32; 4], tsc_khz: u32) -> [u32; 4] {
     let [a, b, c, d] = values;
@@ -41,7 +45,7 @@ pub fn policy(leaf: u32, subleaf: u32, values: [u32; 4], tsc_khz: u32) -> [u32; 
             _ => [0; 4],
         },
         HVM => [0; 4],
-        PV => [0, 46, 0, 0],
+        PV => [0, MACHINE_ADDRESS_BITS, 0, 0],
         _ => values,
     }
 }

@@ -29,7 +29,6 @@ impl Host for MachineHost {
         self.control.end(match why {
             reason::POWEROFF => Outcome::PoweredOff,
             reason::REBOOT | reason::SOFT_RESET => Outcome::Reset,
-            reason::SUSPEND => Outcome::Crashed("the guest suspended itself".to_owned()),
             reason::WATCHDOG => Outcome::Crashed("the guest's watchdog fired".to_owned()),
             _ => Outcome::Crashed("the guest's kernel says that it crashed".to_owned()),
         });

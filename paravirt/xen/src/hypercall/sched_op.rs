@@ -15,10 +15,16 @@ use std::sync::atomic::Ordering;
 pub(super) struct SchedOp;
 pub(super) struct SchedOpCompat;
 
+/// What a guest that suspends itself finds when it goes on where it was, because nobody saved it meanwhile.
+const SUSPENSION_CANCELLED: u64 = 1;
+
 impl XenVcpu {
     fn shut_down(&mut self, cpu: &mut dyn GuestCpu, why: u32) -> Outcome {
         if why > reason::SOFT_RESET {
             return Err(Errno::EINVAL);
+        }
+        if why == reason::SUSPEND {
+            return Ok(Answer::Value(SUSPENSION_CANCELLED));
         }
         self.dead = true;
         self.away(cpu, |domain| domain.host.shutdown(why));

@@ -198,6 +198,15 @@ fn shutdown_reasons_reach_the_machine() {
 }
 
 #[test]
+fn a_guest_that_suspends_itself_goes_on() {
+    let mut guest = Guest::new();
+    let why = guest.put(&[sched::reason::SUSPEND.into()]);
+    assert_eq!(guest.trap(H::SchedOp as u64, &[sched::SHUTDOWN, why]), Resume::Run);
+    assert_eq!(guest.cpu.state.gpr[RAX], 1);
+    assert!(guest.host.shutdowns.lock().unwrap().is_empty());
+}
+
+#[test]
 fn blocking_sleeps_unless_an_event_is_pending() {
     let mut guest = Guest::new();
     let resume = guest.trap(H::SchedOp as u64, &[sched::BLOCK]);
@@ -226,6 +235,14 @@ fn vcpus_come_up_once_they_have_a_state() {
     assert_eq!(call(&mut guest, vcpu::op::SET_PERIODIC_TIMER, 0, period), error(Errno::EINVAL));
     let past = guest.put(&[1, 1]);
     assert_eq!(call(&mut guest, vcpu::op::SET_SINGLESHOT_TIMER, 0, past), error(Errno::ETIME));
+    for area in [vcpu::op::REGISTER_RUNSTATE_MEMORY_AREA, vcpu::op::REGISTER_VCPU_TIME_MEMORY_AREA]
+    {
+        for (address, result) in [(WINDOW + 0x3000, 0), (8, error(Errno::EFAULT)), (0, 0)] {
+            let request = guest.put(&[address]);
+            assert_eq!(call(&mut guest, area, 0, request), result);
+        }
+    }
+    assert_eq!(guest.vcpu.run_state_area, None);
     let info = guest.put(&[1 << 40, 0]);
     assert_eq!(call(&mut guest, vcpu::op::REGISTER_VCPU_INFO, 0, info), error(Errno::EINVAL));
     assert_eq!(call(&mut guest, 99, 0, 0), error(Errno::ENOSYS));

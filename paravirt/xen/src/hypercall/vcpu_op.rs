@@ -60,11 +60,13 @@ impl Call for VcpuOp {
             }
             op::REGISTER_RUNSTATE_MEMORY_AREA => {
                 let area = u64::from_le_bytes(bytes::read::<8>(cpu, at)?);
-                let info = lock(&target.run_states).info(vcpu.now(cpu));
-                bytes::write(cpu, area, &info)?;
+                if area != 0 {
+                    let info = lock(&target.run_states).info(vcpu.now(cpu));
+                    bytes::write(cpu, area, &info)?;
+                }
                 // Another vCPU's area is written once: only its own knows where it is from then on.
                 if own {
-                    vcpu.run_state_area = Some(area);
+                    vcpu.run_state_area = (area != 0).then_some(area);
                 }
             }
             op::SET_PERIODIC_TIMER => {
@@ -104,7 +106,11 @@ impl Call for VcpuOp {
             op::GET_PHYSID => return Err(Errno::EINVAL),
             op::REGISTER_VCPU_TIME_MEMORY_AREA => {
                 let area = u64::from_le_bytes(bytes::read::<8>(cpu, at)?);
-                bytes::write(cpu, area, &domain.time.info())?;
+                // What stands there never changes, so there is nothing to remember of the area; none at all is
+                // how a guest takes it back.
+                if area != 0 {
+                    bytes::write(cpu, area, &domain.time.info())?;
+                }
             }
             _ => return Err(Errno::ENOSYS),
         }
