@@ -38,6 +38,20 @@ back:
     cmpq $0, seen_ss
     CHECK(e)
 
+    /* With an operand of 64 bits, the pointer's offset has as many on Intel's processors, 32 on AMD's. */
+    movl $long_pointer, %r12d
+    xorl %eax, %eax
+    cpuid
+    cmpl $0x68747541, %ebx          /* "Auth" */
+    jne 1f
+    addl $4, %r12d
+1:  movq $0, seen_cs
+    USER
+    rex.w lcall *(%r12)
+    END_USER
+    cmpq $KERNEL_CODE, seen_cs
+    CHECK(e)
+
     /* A far jump cannot raise the level. */
     USER
     FAULT
@@ -102,6 +116,10 @@ inner:
     .balign 8
 pointer:
     .long 0                         /* the gate knows the offset */
+    .word GATE | 3
+    .balign 8
+long_pointer:
+    .quad 0
     .word GATE | 3
     .balign 8
 seen_rsp: .quad 0

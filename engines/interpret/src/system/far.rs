@@ -22,15 +22,21 @@ fn destination(
     if !memory {
         return Ok((op.disp as u16, op.imm));
     }
-    let size = usize::from(op.size);
+    // An offset of eight bytes is Intel's (AMD's APM vol. 3, CALL (Far)).
+    let size = if op.size == 8 && is_amd(platform) { 4 } else { usize::from(op.size) };
     let linear = op.linear(cpu, size + 2, false)?;
-    let offset = match op.size {
+    let offset = match size {
         2 => u64::from(cpu.load::<u16>(platform, linear)?),
         4 => u64::from(cpu.load::<u32>(platform, linear)?),
         _ => cpu.load::<u64>(platform, linear)?,
     };
     let selector = cpu.load::<u16>(platform, linear.wrapping_add(size as u64))?;
     Ok((selector, offset))
+}
+
+fn is_amd(platform: &mut dyn Platform) -> bool {
+    let [_, b, c, d] = platform.cpuid(0, 0);
+    [b, d, c].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
 }
 
 /// JMP far through memory.
