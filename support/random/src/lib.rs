@@ -1,5 +1,5 @@
 //! Numbers that look random and are the same in every run: for tests that try anything, and for
-//! statistics that can be made again. Not for secrets.
+//! statistics that can be made again. Not for secrets. [`Input`] has numbers that somebody else chose.
 #![forbid(unsafe_code)]
 
 mod input;
