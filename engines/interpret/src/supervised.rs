@@ -318,6 +318,10 @@ impl GuestCpu for Cpu {
         self.tlb.flush_page(linear);
     }
 
+    fn flush_page_of(&mut self, space: u16, linear: u64) {
+        self.tlb.flush_page_of(space, linear);
+    }
+
     fn protect_frame(&mut self, gpa: u64) {
         if let Some((host, _)) = self.ram.host_page(gpa) {
             self.tlb.protect_host_page(host & !0xfff);

@@ -30,6 +30,7 @@ pub(crate) struct FakeCpu {
     layout: Layout,
     pub(crate) flushed_pages: Vec<u64>,
     pub(crate) flushed_spaces: Vec<u16>,
+    pub(crate) flushed_of_spaces: Vec<(u16, u64)>,
     pub(crate) space: (u64, u16),
 }
 
@@ -71,6 +72,9 @@ impl GuestCpu for FakeCpu {
     fn flush_all(&mut self) {}
     fn flush_page(&mut self, linear: u64) {
         self.flushed_pages.push(linear);
+    }
+    fn flush_page_of(&mut self, space: u16, linear: u64) {
+        self.flushed_of_spaces.push((space, linear));
     }
     fn protect_frame(&mut self, _: u64) {}
     fn serve_flush(&mut self) {}
@@ -160,6 +164,7 @@ impl Guest {
             layout,
             flushed_pages: Vec::new(),
             flushed_spaces: Vec::new(),
+            flushed_of_spaces: Vec::new(),
             space: (0, 0),
         };
         assert_eq!(vcpu.trap(&mut cpu, Trap::Event), Resume::Run);

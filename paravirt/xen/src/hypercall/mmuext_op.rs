@@ -119,10 +119,10 @@ impl XenVcpu {
                 pages.give(old);
             }
         }
-        let epoch = pages.epoch(root);
+        let renewal = pages.renewal(root, self.spaces.epoch(root));
         drop(pages);
         if root != 0 {
-            self.spaces.renew(cpu, root, epoch);
+            self.spaces.renew(cpu, root, renewal);
         }
         Ok(())
     }
@@ -182,8 +182,9 @@ impl XenVcpu {
                 None => {
                     for root in [self.kernel_root, self.user_root] {
                         if root != 0 {
-                            let epoch = self.domain.pages(cpu).epoch(root);
-                            self.spaces.renew(cpu, root, epoch);
+                            let known = self.spaces.epoch(root);
+                            let renewal = self.domain.pages(cpu).renewal(root, known);
+                            self.spaces.renew(cpu, root, renewal);
                         }
                     }
                 }

@@ -10,35 +10,74 @@ use std::collections::HashMap;
 
 /// Top-level tables that are followed up for one table.
 const ROOTS: usize = 4;
-/// Tables that link a table and are followed up.
+/// Entries that link a table and are followed up.
 const PARENTS: usize = 2;
+/// Pages of an address space that are told one by one.
+const TOLD: usize = 8;
 
-/// A few frames; zero is none.
-type Few<const N: usize> = [u64; N];
-
-/// From where a table is reached.
+/// From where a table is reached; empty places hold the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reached<const N: usize> {
-    From(Few<N>),
+enum Reached<T, const N: usize> {
+    From([T; N]),
     /// From more places than are followed up.
     Widely,
 }
 
-impl<const N: usize> Reached<N> {
-    const NOWHERE: Self = Self::From([0; N]);
+impl<T: Copy + Default + PartialEq, const N: usize> Reached<T, N> {
+    fn from_nowhere() -> Self {
+        Self::From([T::default(); N])
+    }
 
-    /// Adds a frame that is not among them.
-    fn add(&mut self, frame: u64) {
+    /// Adds a place that is not among them.
+    fn add(&mut self, place: T) {
         if let Self::From(few) = self {
-            match few.iter_mut().find(|slot| **slot == 0) {
-                Some(slot) => *slot = frame,
+            match few.iter_mut().find(|slot| **slot == T::default()) {
+                Some(slot) => *slot = place,
                 None => *self = Self::Widely,
             }
         }
     }
 
-    fn contains(&self, frame: u64) -> bool {
-        matches!(self, Self::From(few) if few.contains(&frame))
+    fn contains(&self, place: T) -> bool {
+        matches!(self, Self::From(few) if few.contains(&place))
+    }
+}
+
+/// The frame of a top-level table, and the linear address of what is mapped through a table under it.
+type Root = (u64, u64);
+
+/// What must be forgotten of an address space.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stale {
+    /// The pages of these linear addresses; none may be.
+    Pages(Vec<u64>),
+    /// All of it.
+    Everything,
+}
+
+/// What was restricted in an address space.
+#[derive(Debug, Default)]
+struct Restrictions {
+    /// The last one.
+    last: u64,
+    /// The last one that is not among the pages.
+    other: u64,
+    /// The last pages, with the number of the restriction, oldest first.
+    pages: Vec<(u64, u64)>,
+}
+
+impl Restrictions {
+    fn everything(&mut self, count: u64) {
+        (self.last, self.other) = (count, count);
+        self.pages = Vec::new();
+    }
+
+    fn page(&mut self, count: u64, linear: u64) {
+        self.last = count;
+        if self.pages.len() == TOLD {
+            self.other = self.pages.remove(0).0;
+        }
+        self.pages.push((count, linear));
     }
 }
 
@@ -49,36 +88,49 @@ pub(super) struct Changes {
     count: u64,
     /// The last one that may matter to all address spaces.
     general: u64,
-    /// The last one that matters to the address space of a top-level table.
-    of_root: HashMap<u64, u64>,
-    /// The tables that link a table. Once there are too many they stay so until it is a table no more.
-    parents: HashMap<u64, Reached<PARENTS>>,
+    /// What matters to the address space of a top-level table.
+    of_root: HashMap<u64, Restrictions>,
+    /// The addresses of the entries that link a table. Once there are too many they stay so until it is a
+    /// table no more.
+    parents: HashMap<u64, Reached<u64, PARENTS>>,
     /// The answer for the table that was asked for last: changes of one table come together.
-    last: Option<(u64, Reached<ROOTS>)>,
+    last: Option<(u64, Reached<Root, ROOTS>)>,
 }
 
 impl Changes {
     /// Changes whenever translations through the top-level table `root` may have become wrong.
     pub(super) fn epoch(&self, root: u64) -> u64 {
-        self.general.max(self.of_root.get(&root).copied().unwrap_or(0))
+        self.general.max(self.of_root.get(&root).map_or(0, |restrictions| restrictions.last))
     }
 
-    /// An entry of `parent` names the table `child`.
-    pub(super) fn link(&mut self, child: u64, parent: u64) {
+    /// What may have become wrong of translations through `root` since its epoch was `epoch`.
+    pub(super) fn since(&self, root: u64, epoch: u64) -> Stale {
+        let Some(restrictions) = self.of_root.get(&root) else {
+            return if self.general > epoch { Stale::Everything } else { Stale::Pages(Vec::new()) };
+        };
+        if self.general.max(restrictions.other) > epoch {
+            return Stale::Everything;
+        }
+        let later = restrictions.pages.iter().filter(|(count, _)| *count > epoch);
+        Stale::Pages(later.map(|(_, linear)| *linear).collect())
+    }
+
+    /// The entry at guest-physical address `at` names the table `child`.
+    pub(super) fn link(&mut self, child: u64, at: u64) {
         self.last = None;
-        let parents = self.parents.entry(child).or_insert(Reached::NOWHERE);
-        if parents.contains(parent) {
+        let parents = self.parents.entry(child).or_insert(Reached::from_nowhere());
+        if parents.contains(at) {
             *parents = Reached::Widely;
         } else {
-            parents.add(parent);
+            parents.add(at);
         }
     }
 
-    /// An entry of `parent` names the table `child` no more.
-    pub(super) fn unlink(&mut self, child: u64, parent: u64) {
+    /// The entry at `at` names the table `child` no more.
+    pub(super) fn unlink(&mut self, child: u64, at: u64) {
         self.last = None;
         if let Some(Reached::From(few)) = self.parents.get_mut(&child) {
-            few.iter_mut().filter(|slot| **slot == parent).for_each(|slot| *slot = 0);
+            few.iter_mut().filter(|slot| **slot == at).for_each(|slot| *slot = 0);
         }
     }
 
@@ -89,17 +141,23 @@ impl Changes {
         self.parents.remove(&table);
         if level == 4 {
             self.count += 1;
-            self.of_root.insert(table, self.count);
+            self.of_root.entry(table).or_default().everything(self.count);
         }
     }
 
-    /// An entry of `table`, of this level, was taken away or restricted.
-    pub(super) fn restrict(&mut self, table: u64, level: u8) {
+    /// The entry at `at` of a table of this level was taken away or restricted.
+    pub(super) fn restrict(&mut self, at: u64, level: u8) {
         self.count += 1;
-        match self.roots(table, level) {
+        match self.roots(at >> 12, level) {
             Reached::From(roots) => {
-                for root in roots.into_iter().filter(|root| *root != 0) {
-                    self.of_root.insert(root, self.count);
+                for (root, base) in roots.into_iter().filter(|(root, _)| *root != 0) {
+                    let restrictions = self.of_root.entry(root).or_default();
+                    if level == 1 {
+                        let linear = (base | span(at, level)) << 16;
+                        restrictions.page(self.count, (linear as i64 >> 16) as u64);
+                    } else {
+                        restrictions.everything(self.count);
+                    }
                 }
             }
             Reached::Widely => self.general = self.count,
@@ -117,23 +175,24 @@ impl Changes {
         self.roots(table, level) == Reached::Widely
     }
 
-    fn roots(&mut self, table: u64, level: u8) -> Reached<ROOTS> {
+    fn roots(&mut self, table: u64, level: u8) -> Reached<Root, ROOTS> {
         if let Some((last, roots)) = self.last
             && last == table
         {
             return roots;
         }
-        let mut roots = Reached::NOWHERE;
-        self.collect(table, level, &mut roots);
+        let mut roots = Reached::from_nowhere();
+        self.collect(table, level, 0, &mut roots);
         self.last = Some((table, roots));
         roots
     }
 
-    /// Goes up from `table`: at most three levels, of two tables each.
-    fn collect(&self, table: u64, level: u8, roots: &mut Reached<ROOTS>) {
+    /// Goes up from `table`, at most three levels, of two entries each. What it maps begins at `base` in what
+    /// the table of `level` above it maps.
+    fn collect(&self, table: u64, level: u8, base: u64, roots: &mut Reached<Root, ROOTS>) {
         if level >= 4 {
-            if !roots.contains(table) {
-                roots.add(table);
+            if !roots.contains((table, base)) {
+                roots.add((table, base));
             }
             return;
         }
@@ -141,25 +200,41 @@ impl Changes {
             None => {}
             Some(Reached::Widely) => *roots = Reached::Widely,
             Some(Reached::From(few)) => {
-                for parent in few.iter().filter(|parent| **parent != 0) {
-                    self.collect(*parent, level + 1, roots);
+                for at in few.iter().filter(|at| **at != 0) {
+                    self.collect(at >> 12, level + 1, base | span(*at, level + 1), roots);
                 }
             }
         }
     }
 }
 
+/// Where what the entry at `at` maps begins in what its table, of this level, maps.
+fn span(at: u64, level: u8) -> u64 {
+    ((at & 0xfff) / 8) << (12 + 9 * (level - 1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The address of entry `index` of a table.
+    fn entry(table: u64, index: u64) -> u64 {
+        (table << 12) + index * 8
+    }
+
     /// Two address spaces, 40 and 41, with a shared level-3 table 30 and one of its own, 31, for the first.
     fn linked() -> Changes {
         let mut changes = Changes::default();
-        for (child, parent) in
-            [(30, 40), (30, 41), (31, 40), (20, 30), (21, 31), (10, 20), (11, 21)]
-        {
-            changes.link(child, parent);
+        for (child, parent, index) in [
+            (30, 40, 1),
+            (30, 41, 1),
+            (31, 40, 511),
+            (20, 30, 2),
+            (21, 31, 511),
+            (10, 20, 3),
+            (11, 21, 511),
+        ] {
+            changes.link(child, entry(parent, index));
         }
         changes
     }
@@ -167,40 +242,72 @@ mod tests {
     #[test]
     fn a_restriction_matters_where_its_table_is_reached_from() {
         let mut changes = linked();
-        changes.restrict(10, 1);
+        changes.restrict(entry(10, 0), 1);
         assert_eq!([40, 41, 42].map(|root| changes.epoch(root)), [1, 1, 0]);
-        changes.restrict(11, 1);
+        changes.restrict(entry(11, 0), 1);
         assert_eq!([40, 41, 42].map(|root| changes.epoch(root)), [2, 1, 0]);
-        changes.restrict(41, 4);
+        changes.restrict(entry(41, 0), 4);
         assert_eq!([40, 41, 42].map(|root| changes.epoch(root)), [2, 3, 0]);
-        changes.unlink(30, 41);
-        changes.restrict(20, 2);
+        changes.unlink(30, entry(41, 1));
+        changes.restrict(entry(20, 0), 2);
         assert_eq!([40, 41, 42].map(|root| changes.epoch(root)), [4, 3, 0]);
+    }
+
+    #[test]
+    fn restricted_pages_are_told_one_by_one_while_they_are_few() {
+        let mut changes = linked();
+        let page = 1 << 39 | 2 << 30 | 3 << 21 | 4 << 12;
+        changes.restrict(entry(10, 4), 1);
+        changes.restrict(entry(11, 511), 1);
+        assert_eq!(changes.since(40, 0), Stale::Pages(vec![page, !0xfff]));
+        assert_eq!(changes.since(40, 1), Stale::Pages(vec![!0xfff]));
+        assert_eq!(changes.since(40, 2), Stale::Pages(vec![]));
+        assert_eq!(changes.since(41, 0), Stale::Pages(vec![page]));
+        assert_eq!(changes.since(42, 0), Stale::Pages(vec![]));
+        for _ in 2..=TOLD {
+            changes.restrict(entry(10, 5), 1);
+        }
+        assert_eq!(changes.since(40, 0), Stale::Everything);
+        assert_eq!(changes.since(40, 1), Stale::Pages([&[!0xfff][..], &[page + 4096; 7]].concat()));
+        changes.restrict(entry(20, 3), 2);
+        assert_eq!(changes.since(41, changes.epoch(41) - 1), Stale::Everything);
+        changes.restrict_all();
+        assert_eq!(changes.since(42, 0), Stale::Everything);
+        assert_eq!(changes.since(42, changes.epoch(42)), Stale::Pages(vec![]));
     }
 
     #[test]
     fn what_all_share_matters_to_all() {
         let mut changes = linked();
         assert!(!changes.is_shared(10, 1));
-        changes.link(30, 42);
+        changes.link(30, entry(42, 1));
         assert!(changes.is_shared(10, 1));
-        changes.restrict(10, 1);
+        changes.restrict(entry(10, 0), 1);
         assert_eq!([40, 41, 42, 43].map(|root| changes.epoch(root)), [1; 4]);
         // Links that go away are not counted then.
-        changes.unlink(30, 42);
-        changes.unlink(30, 41);
+        changes.unlink(30, entry(42, 1));
+        changes.unlink(30, entry(41, 1));
         assert!(changes.is_shared(10, 1));
         changes.end_table(30, 3);
-        changes.link(30, 41);
+        changes.link(30, entry(41, 1));
         assert!(!changes.is_shared(10, 1));
     }
 
     #[test]
-    fn a_table_linked_twice_by_another_is_not_followed_up() {
+    fn a_table_that_one_entry_links_twice_is_not_followed_up() {
         let mut changes = linked();
-        changes.link(21, 31);
-        changes.unlink(21, 31);
+        changes.link(21, entry(31, 511));
+        changes.unlink(21, entry(31, 511));
         assert!(changes.is_shared(11, 1));
+    }
+
+    #[test]
+    fn a_table_is_told_at_both_of_its_places() {
+        let mut changes = linked();
+        changes.link(10, entry(20, 4));
+        changes.restrict(entry(10, 0), 1);
+        let page = 1 << 39 | 2 << 30 | 3 << 21;
+        assert_eq!(changes.since(41, 0), Stale::Pages(vec![page, page + (1 << 21)]));
     }
 
     #[test]
@@ -209,6 +316,7 @@ mod tests {
         let before = changes.epoch(40);
         changes.end_table(40, 4);
         assert_ne!(changes.epoch(40), before);
+        assert_eq!(changes.since(40, before), Stale::Everything);
         assert_eq!(changes.epoch(41), 0);
     }
 }

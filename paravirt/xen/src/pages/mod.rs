@@ -19,6 +19,7 @@ use crate::layout::{GRANT_FRAMES, Layout, STATUS_FRAMES};
 use ambos_memory::GuestRam;
 use ambos_xen_abi::Errno;
 use changes::Changes;
+pub(crate) use changes::Stale;
 use std::sync::Arc;
 
 /// Whose a frame is.
@@ -67,6 +68,13 @@ pub(crate) struct Frame {
 pub(crate) trait Forget {
     /// Makes every vCPU forget that the frame is writable.
     fn protect(&mut self, frame: u64);
+}
+
+/// How what is cached of an address space becomes right.
+#[derive(Debug)]
+pub(crate) struct Renewal {
+    pub(crate) epoch: u64,
+    pub(crate) stale: Stale,
 }
 
 /// All frames.
@@ -142,9 +150,14 @@ impl Pages {
         (self.allocated, self.maximum)
     }
 
-    /// Changes whenever translations cached through the top-level table `root` may have become wrong.
-    pub(crate) fn epoch(&self, root: u64) -> u64 {
-        self.changes.epoch(root)
+    /// What has become wrong of translations cached through the top-level table `root` since this returned the
+    /// epoch `since`, and the epoch from which on they are right once that is forgotten.
+    pub(crate) fn renewal(&self, root: u64, since: Option<u64>) -> Renewal {
+        let stale = match since {
+            Some(epoch) => self.changes.since(root, epoch),
+            None => Stale::Everything,
+        };
+        Renewal { epoch: self.changes.epoch(root), stale }
     }
 
     /// Whether the guest may name the frame.

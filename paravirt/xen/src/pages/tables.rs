@@ -19,12 +19,12 @@ impl Pages {
         (frame << 12) + index * 8
     }
 
-    /// Takes what an entry of level `level` in the table `table` needs.
+    /// Takes what the entry at guest-physical address `at`, of level `level`, needs for `value`.
     pub(crate) fn take_entry(
         &mut self,
         value: u64,
         level: u8,
-        table: u64,
+        at: u64,
         forget: &mut dyn Forget,
     ) -> Result<(), Errno> {
         if !entry::is_allowed(value, level) {
@@ -36,10 +36,10 @@ impl Pages {
         }
         match self.take(frame, Use::Table(level - 1), forget) {
             // A table may be mapped through itself, read-only: a linear page table.
-            Err(Errno::EINVAL) if frame == table && !entry::is_writable(value) => Ok(()),
+            Err(Errno::EINVAL) if frame == at >> 12 && !entry::is_writable(value) => Ok(()),
             Err(error) => Err(error),
             Ok(()) => {
-                self.changes.link(frame, table);
+                self.changes.link(frame, at);
                 Ok(())
             }
         }
@@ -67,7 +67,7 @@ impl Pages {
     }
 
     /// Gives back what [`Pages::take_entry`] took.
-    pub(crate) fn give_entry(&mut self, value: u64, level: u8, table: u64) {
+    pub(crate) fn give_entry(&mut self, value: u64, level: u8, at: u64) {
         if !entry::is_present(value) {
             return;
         }
@@ -77,8 +77,8 @@ impl Pages {
                 self.end_use(frame);
             }
             self.release(frame);
-        } else if frame != table {
-            self.changes.unlink(frame, table);
+        } else if frame != at >> 12 {
+            self.changes.unlink(frame, at);
             self.give(frame);
         }
     }
@@ -100,10 +100,11 @@ impl Pages {
             if !entry::is_present(value) {
                 continue;
             }
-            if let Err(error) = self.take_entry(value, level, frame, forget) {
+            if let Err(error) = self.take_entry(value, level, at, forget) {
                 for undone in (0..index).filter(|&undone| !is_reserved(level, undone)) {
-                    let value = self.ram().load_word(Self::entry_address(frame, undone));
-                    self.give_entry(value, level, frame);
+                    let at = Self::entry_address(frame, undone);
+                    let value = self.ram().load_word(at);
+                    self.give_entry(value, level, at);
                 }
                 // Xen says only that the frame cannot be such a table.
                 return Err(if error == Errno::EPERM { error } else { Errno::EINVAL });
@@ -119,8 +120,9 @@ impl Pages {
     /// Gives back what all entries of a table took.
     pub(super) fn release_entries(&mut self, frame: u64, level: u8) {
         for index in (0..ENTRIES).filter(|&index| !is_reserved(level, index)) {
-            let value = self.ram().load_word(Self::entry_address(frame, index));
-            self.give_entry(value, level, frame);
+            let at = Self::entry_address(frame, index);
+            let value = self.ram().load_word(at);
+            self.give_entry(value, level, at);
         }
     }
 

@@ -56,7 +56,6 @@ impl Pages {
         mode: Mode,
         forget: &mut dyn Forget,
     ) -> Result<(), Errno> {
-        let table = at >> 12;
         if tables::is_reserved(level, (at & 0xfff) / 8) {
             return Err(Errno::EINVAL);
         }
@@ -68,8 +67,8 @@ impl Pages {
         }
         if !entry::is_present(value) {
             let written = self.write_entry(at, old, value, mode)?;
-            self.give_entry(old, level, table);
-            self.note_restriction(table, level, written, forget);
+            self.give_entry(old, level, at);
+            self.note_restriction(at, level, written, forget);
             return Ok(());
         }
         if !entry::is_allowed(value, level) {
@@ -78,22 +77,22 @@ impl Pages {
         let new = entry::adjusted(value, level);
         if entry::is_similar(old, new) {
             let written = self.write_entry(at, old, new, mode)?;
-            self.note_restriction(table, level, written, forget);
+            self.note_restriction(at, level, written, forget);
             return Ok(());
         }
-        self.take_entry(new, level, table, forget)?;
+        self.take_entry(new, level, at, forget)?;
         let written = self
             .write_entry(at, old, new, mode)
-            .inspect_err(|_| self.give_entry(new, level, table))?;
-        self.give_entry(old, level, table);
-        self.note_restriction(table, level, written, forget);
+            .inspect_err(|_| self.give_entry(new, level, at))?;
+        self.give_entry(old, level, at);
+        self.note_restriction(at, level, written, forget);
         Ok(())
     }
 
-    /// Notes for whom cached translations may have become wrong by a change of an entry of `table`.
+    /// Notes for whom cached translations may have become wrong by a change of the entry at `at`.
     fn note_restriction(
         &mut self,
-        table: u64,
+        at: u64,
         level: u8,
         (old, new): (u64, u64),
         forget: &mut dyn Forget,
@@ -103,7 +102,10 @@ impl Pages {
         }
         // A kernel makes pages read-only that are to become page tables. All address spaces share the
         // mapping, but only this frame must be forgotten as writable, now instead of then.
-        if level == 1 && entry::only_forbids_writing(old, new) && self.changes.is_shared(table, 1) {
+        if level == 1
+            && entry::only_forbids_writing(old, new)
+            && self.changes.is_shared(at >> 12, 1)
+        {
             let frame = entry::frame(old);
             forget.protect(frame);
             if let Some(found) = self.frame_mut(frame).filter(|found| found.uses == 0) {
@@ -111,7 +113,7 @@ impl Pages {
             }
             return;
         }
-        self.changes.restrict(table, level);
+        self.changes.restrict(at, level);
     }
 
     /// Returns what was replaced and by what.

@@ -1,9 +1,10 @@
 //! Address spaces by the frames of their top-level tables.
 //!
 //! Engines cache translations under small numbers. The hypervisor sees every change of a page
-//! table, so a switch to a table forgets what was cached of it only if an entry that matters to it was taken away
-//! or restricted since (`pages::changes`).
+//! table, so a switch to a table forgets of what was cached of it only the pages whose entries were taken away or
+//! restricted since, or everything if these were many (`pages::changes`).
 
+use crate::pages::{Renewal, Stale};
 use ambos_vcpu::GuestCpu;
 
 /// Top-level tables remembered at the same time.
@@ -45,21 +46,31 @@ impl Spaces {
         cpu.switch_space(root << 12, number(index));
     }
 
-    /// Switches to `root`; what is cached of it must be no older than `epoch`.
-    pub(crate) fn enter(&mut self, cpu: &mut dyn GuestCpu, root: u64, epoch: u64) {
-        self.renew(cpu, root, epoch);
+    /// The epoch of what is cached of `root`, if anything is.
+    pub(crate) fn epoch(&self, root: u64) -> Option<u64> {
+        self.slots.iter().find(|slot| slot.root == root).map(|slot| slot.epoch)
+    }
+
+    /// Switches to `root`, whose renewal since [`Spaces::epoch`] this is.
+    pub(crate) fn enter(&mut self, cpu: &mut dyn GuestCpu, root: u64, renewal: Renewal) {
+        self.renew(cpu, root, renewal);
         let (index, _) = self.find(root);
         self.switch(cpu, root, index);
     }
 
-    /// Makes sure that what is cached of `root` is no older than `epoch`.
-    pub(crate) fn renew(&mut self, cpu: &mut dyn GuestCpu, root: u64, epoch: u64) {
+    /// Forgets what is wrong of what is cached of `root`, whose renewal since [`Spaces::epoch`] this is.
+    pub(crate) fn renew(&mut self, cpu: &mut dyn GuestCpu, root: u64, renewal: Renewal) {
         let (index, known) = self.find(root);
-        if !known || self.slots[index].epoch != epoch {
-            cpu.flush_space(number(index));
+        match renewal.stale {
+            Stale::Pages(pages) if known => {
+                for linear in pages {
+                    cpu.flush_page_of(number(index), linear);
+                }
+            }
+            _ => cpu.flush_space(number(index)),
         }
         self.switches += 1;
-        self.slots[index] = Slot { root, epoch, used: self.switches };
+        self.slots[index] = Slot { root, epoch: renewal.epoch, used: self.switches };
     }
 
     /// Switches between the tables of kernel and user mode, which flushes nothing.

@@ -100,6 +100,9 @@ impl GuestCpu for Cpu {
     fn flush_page(&mut self, linear: u64) {
         self.cached.retain(|page, _| page.1 != linear >> 12);
     }
+    fn flush_page_of(&mut self, space: u16, linear: u64) {
+        self.cached.remove(&(space, linear >> 12));
+    }
     fn protect_frame(&mut self, gpa: u64) {
         for found in self.cached.values_mut().filter(|found| found.frame == gpa >> 12) {
             found.writable = false;

@@ -450,20 +450,30 @@ impl Tlb {
             self.flush_all();
             return;
         }
-        let page = linear & !0xfff;
         for bank in 0..BANKS {
-            if self.banks[bank].pcid.is_none() && self.banks[bank].stale == Stale::All {
-                continue;
+            if self.banks[bank].pcid.is_some() || self.banks[bank].stale != Stale::All {
+                self.drop_page_of_bank(bank, linear & !0xfff);
             }
-            for set in &mut self.bank_mut(bank).sets {
-                for cache in [Cache::Read, Cache::Write] {
-                    Self::drop_page(set, cache, page);
-                }
+        }
+    }
+
+    /// Forgets the page of `linear`, of 4 KiB, in one address space.
+    pub fn flush_page_of(&mut self, pcid: u16, linear: u64) {
+        if let Some(bank) = self.banks.iter().position(|bank| bank.pcid == Some(pcid & 0xfff)) {
+            self.changes += 1;
+            self.drop_page_of_bank(bank, linear & !0xfff);
+        }
+    }
+
+    fn drop_page_of_bank(&mut self, bank: usize, page: u64) {
+        for set in &mut self.bank_mut(bank).sets {
+            for cache in [Cache::Read, Cache::Write] {
+                Self::drop_page(set, cache, page);
             }
-            for user in [false, true] {
-                if self.fetches[bank][usize::from(user)].remove(page) {
-                    self.drop_jumps(bank, user, page);
-                }
+        }
+        for user in [false, true] {
+            if self.fetches[bank][usize::from(user)].remove(page) {
+                self.drop_jumps(bank, user, page);
             }
         }
     }
@@ -657,6 +667,21 @@ mod tests {
             tlb.switch(pcid);
             assert_eq!(tlb.lookup_read(Tlb::SUPERVISOR, 0x5000), None);
         }
+    }
+
+    #[test]
+    fn a_page_goes_from_one_address_space_only() {
+        let mut tlb = Tlb::new().unwrap();
+        for (space, page) in [(1, 0x5000), (1, 0x6000), (2, 0x5000)] {
+            tlb.switch(space);
+            tlb.insert(Tlb::USER, false, false, page, 0x10_0000);
+        }
+        tlb.flush_page_of(1, 0x5123);
+        tlb.flush_page_of(7, 0x5000);
+        assert!(tlb.lookup_read(Tlb::USER, 0x5000).is_some());
+        tlb.switch(1);
+        assert_eq!(tlb.lookup_read(Tlb::USER, 0x5000), None);
+        assert!(tlb.lookup_read(Tlb::USER, 0x6000).is_some());
     }
 
     #[test]
