@@ -66,8 +66,9 @@ const EXTENDED_EDX_AMD: u32 = 0x0183_f3fd;
 /// Leaf 0x8000_0008, EBX on AMD: error pointers are always saved and restored, not affected by
 /// speculative store bypass.
 const EXTENDED_8_EBX_AMD: u32 = 1 << 2 | 1 << 26;
-/// Leaf 0x8000_0021, ECX: no transient scheduler attack reaches the L1 cache or the store queue.
-const EXTENDED_21_ECX: u32 = 1 << 1 | 1 << 2;
+/// Leaf 0x8000_0021, ECX: no transient scheduler attack reaches the L1 cache or the store queue, nor, by the bit that newer
+/// kernels ask for besides these, anything else.
+const EXTENDED_21_ECX: u32 = 1 << 1 | 1 << 2 | 1 << 7;
 /// Leaf 0x8000_0021, EAX: LFENCE serializes, null selectors clear the base, automatic IBRS, and not
 /// affected by SRSO.
 const EXTENDED_21_EAX: u32 = 1 << 2 | 1 << 6 | 1 << 8 | 1 << 29;
@@ -219,6 +220,15 @@ mod tests {
         assert_ne!(edx & leaf1_edx::HTT, 0);
         assert_eq!(model.cpuid(0, 0x8000_0001, 0)[2] & 1 << 2, 0);
         assert_eq!(model.cpuid(0, 0x4000_0000, 0), [0; 4]);
+    }
+
+    #[test]
+    fn no_transient_scheduler_attack_is_to_be_fought() {
+        // Otherwise kernels clear buffers whenever they go back to user mode.
+        let model = CpuModel { intel: false, max_extended: 0x8000_0021, ..CpuModel::host(1) };
+        for bit in [1, 2, 7] {
+            assert_ne!(model.cpuid(0, 0x8000_0021, 0)[2] & 1 << bit, 0, "{bit}");
+        }
     }
 
     #[test]
