@@ -34,19 +34,21 @@ pub(crate) fn flush_others(members: &[Member], own: usize) {
         return;
     }
     members[own].set_running(false);
-    ask_others(members, own, Request::FLUSH, &mut || {});
+    ask_others(members, own, u64::MAX, Request::FLUSH, &mut || {});
     members[own].set_running(true);
 }
 
-/// Raises `request` on all members but `own` and waits until each has served it or does not run. Meanwhile `own`
-/// must serve its own requests, or count as not running.
+/// Raises `request` on all members but `own` whose bit is in `mask`, and on those past the sixty-fourth, and waits until each has
+/// served it or does not run. Meanwhile `own` must serve its own requests, or count as not running.
 pub(crate) fn ask_others(
     members: &[Member],
     own: usize,
+    mask: u64,
     request: Request,
     meanwhile: &mut dyn FnMut(),
 ) {
-    let others = || members.iter().enumerate().filter(|(index, _)| *index != own);
+    let asked = |index: usize| index != own && (index >= 64 || mask >> index & 1 != 0);
+    let others = || members.iter().enumerate().filter(|(index, _)| asked(*index));
     for (_, other) in others() {
         other.attention.raise(request);
     }
@@ -55,5 +57,19 @@ pub(crate) fn ask_others(
             meanwhile();
             std::thread::yield_now();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_of_the_mask_and_past_it_are_asked() {
+        let member = |_| Member::new(Arc::new(Attention::default()));
+        let members: Vec<Member> = (0..66).map(member).collect();
+        ask_others(&members, 1, 0b110, Request::FLUSH_ALL, &mut || {});
+        let asked = |index: &usize| !members[*index].attention.pending().is_empty();
+        assert_eq!((0..66).filter(asked).collect::<Vec<_>>(), [2, 64, 65]);
     }
 }

@@ -24,9 +24,10 @@ pub trait Host: Send + Sync {
     /// vCPU `own` leaves guest code and its requests alone for something that may take long, or comes back.
     fn away(&self, own: u32, away: bool);
 
-    /// Raises `request` ([`Request::FLUSH`] or [`Request::FLUSH_ALL`]) on all vCPUs but `own` and waits until each has
-    /// served it or runs no guest code. While it waits it calls `meanwhile`.
-    fn forget(&self, own: u32, request: Request, meanwhile: &mut dyn FnMut());
+    /// Raises `request` ([`Request::FLUSH`] or [`Request::FLUSH_ALL`]) on the vCPUs whose bits are in `mask`, but not on `own`,
+    /// and waits until each has served it or runs no guest code. While it waits it calls `meanwhile`. vCPUs past the
+    /// sixty-fourth have no bits and are always meant.
+    fn forget(&self, own: u32, mask: u64, request: Request, meanwhile: &mut dyn FnMut());
 }
 
 /// What a domain is made of.
@@ -248,7 +249,7 @@ impl Forget for Shootdown<'_> {
         self.cpu.protect_frame(frame << 12);
         if self.domain.vcpus.len() > 1 {
             let cpu = &mut *self.cpu;
-            self.domain.host.forget(self.own, Request::FLUSH, &mut || cpu.serve_flush());
+            self.domain.host.forget(self.own, u64::MAX, Request::FLUSH, &mut || cpu.serve_flush());
         }
     }
 }

@@ -86,6 +86,7 @@ impl GuestCpu for FakeCpu {
 pub(crate) struct Requests {
     pub(crate) shutdowns: Mutex<Vec<u32>>,
     pub(crate) printed: Mutex<Vec<u8>>,
+    pub(crate) forgotten: Mutex<Vec<u64>>,
 }
 
 impl Host for Requests {
@@ -96,7 +97,9 @@ impl Host for Requests {
         self.printed.lock().unwrap().extend(bytes);
     }
     fn away(&self, _: u32, _: bool) {}
-    fn forget(&self, _: u32, _: Request, _: &mut dyn FnMut()) {}
+    fn forget(&self, _: u32, mask: u64, _: Request, _: &mut dyn FnMut()) {
+        self.forgotten.lock().unwrap().push(mask);
+    }
 }
 
 struct Plain;

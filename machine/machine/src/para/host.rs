@@ -46,7 +46,7 @@ impl Host for MachineHost {
         }
     }
 
-    fn forget(&self, own: u32, request: Request, meanwhile: &mut dyn FnMut()) {
-        shootdown::ask_others(&self.members, own as usize, request, meanwhile);
+    fn forget(&self, own: u32, mask: u64, request: Request, meanwhile: &mut dyn FnMut()) {
+        shootdown::ask_others(&self.members, own as usize, mask, request, meanwhile);
     }
 }

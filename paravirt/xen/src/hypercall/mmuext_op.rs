@@ -192,7 +192,7 @@ impl XenVcpu {
         }
         if mask & !own != 0 && self.domain.vcpus.len() > 1 {
             let domain = Arc::clone(&self.domain);
-            domain.host.forget(self.id, Request::FLUSH_ALL, &mut || cpu.serve_flush());
+            domain.host.forget(self.id, mask, Request::FLUSH_ALL, &mut || cpu.serve_flush());
         }
     }
 }

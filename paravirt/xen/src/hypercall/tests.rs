@@ -107,6 +107,17 @@ fn updates_stop_at_the_first_bad_one() {
 }
 
 #[test]
+fn flushes_reach_the_vcpus_that_they_name() {
+    let mut guest = Guest::new();
+    for (vcpus, asked) in [(0b01, vec![]), (0b10, vec![0b10]), (0b11, vec![0b11])] {
+        let at =
+            guest.put(&[ext::TLB_FLUSH_MULTI.into(), 0, WINDOW + 0x1040, 0, 0, 0, 0, 0, vcpus]);
+        assert_eq!(guest.call(H::MmuextOp, &[at, 1, 0, 0x7ff0]), 0);
+        assert_eq!(std::mem::take(&mut *guest.host.forgotten.lock().unwrap()), asked);
+    }
+}
+
+#[test]
 fn descriptors_are_checked() {
     let mut guest = Guest::new();
     let page = guest.frame(0x30);

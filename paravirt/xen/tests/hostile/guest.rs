@@ -47,7 +47,7 @@ impl Host for Machine {
     }
     fn print(&self, _: &[u8]) {}
     fn away(&self, _: u32, _: bool) {}
-    fn forget(&self, _: u32, _: Request, _: &mut dyn FnMut()) {}
+    fn forget(&self, _: u32, _: u64, _: Request, _: &mut dyn FnMut()) {}
 }
 
 struct Plain;
