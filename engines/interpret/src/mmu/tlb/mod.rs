@@ -4,8 +4,8 @@
 //! between address spaces flushes nothing. A bank has a set of caches for each kind of access: one
 //! for reads, one for writes ([`bank`] has their layout), and translations of fetches ([`fetches`]).
 //! Global pages are cached in every bank. Those of the supervisor stay when a bank's address space is
-//! flushed or another one gets the bank, as long as all that it cached was global: a kernel need not be
-//! found again after each new process.
+//! flushed or another one gets the bank, as long as it cached few that are not global, which are dropped one by
+//! one: a kernel need not be found again after each new process.
 //!
 //! Banks lie in memory that generated code can address: a bank is the tail of a window
 //! ([`Windows`]) whose head belongs to whoever made the windows. The layout is [`Bank`].
@@ -54,6 +54,30 @@ enum Stale {
     All,
 }
 
+/// Some pages of an address space. A Linux kernel reaches few that are not global, but some in each: its early
+/// page tables, and while it changes its own code.
+#[derive(Debug, Default)]
+struct LocalPages(Vec<u64>);
+
+impl LocalPages {
+    /// So many that it is better to drop everything.
+    const MANY: usize = 64;
+
+    fn add(&mut self, page: u64) {
+        if !self.are_many() && !self.0.contains(&page) {
+            self.0.push(page);
+        }
+    }
+
+    fn are_many(&self) -> bool {
+        self.0.len() >= Self::MANY
+    }
+
+    fn forget(&mut self) {
+        self.0.clear();
+    }
+}
+
 /// What is known of a bank.
 #[derive(Debug, Default)]
 struct BankState {
@@ -61,8 +85,8 @@ struct BankState {
     pcid: Option<u16>,
     /// What is stale while it belongs to none.
     stale: Stale,
-    /// Supervisor pages that are not global are cached.
-    local: bool,
+    /// Pages of the supervisor that are cached but not global.
+    local: LocalPages,
     /// When it was last switched to.
     switched: u64,
     /// What was used of each set.
@@ -231,7 +255,9 @@ impl Tlb {
         linear: u64,
         host_page: usize,
     ) {
-        self.banks[self.current].local |= set == Self::SUPERVISOR && !global;
+        if set == Self::SUPERVISOR && !global {
+            self.banks[self.current].local.add(linear & !0xfff);
+        }
         let cache = if write { Cache::Write } else { Cache::Read };
         self.enter(set, cache, Entry { key: linear & !0xfff, value: host_page });
     }
@@ -263,7 +289,9 @@ impl Tlb {
         ram_page: usize,
     ) {
         let current = self.current;
-        self.banks[current].local |= !user && !global;
+        if !user && !global {
+            self.banks[current].local.add(linear & !0xfff);
+        }
         if self.fetches[current][usize::from(user)].is_full() {
             self.fetches[current][usize::from(user)].clear();
             self.clear_jumps_of(current, user);
@@ -399,7 +427,7 @@ impl Tlb {
     /// Empties a bank.
     fn clear(&mut self, bank: usize) {
         self.changes += 1;
-        self.banks[bank].local = false;
+        self.banks[bank].local.forget();
         for set in 0..SETS {
             for cache in Cache::ALL {
                 self.clear_cache(bank, set, cache);
@@ -413,10 +441,16 @@ impl Tlb {
     /// Drops what is not global from a bank.
     fn clear_local(&mut self, bank: usize) {
         self.changes += 1;
-        if self.banks[bank].local {
+        if self.banks[bank].local.are_many() {
             self.clear(bank);
             return;
         }
+        let local = std::mem::take(&mut self.banks[bank].local);
+        for &page in &local.0 {
+            self.drop_page_of_bank(bank, page);
+        }
+        self.banks[bank].local = local;
+        self.banks[bank].local.forget();
         for cache in Cache::ALL {
             self.clear_cache(bank, Self::USER, cache);
         }
@@ -682,6 +716,26 @@ mod tests {
         tlb.switch(1);
         assert_eq!(tlb.lookup_read(Tlb::USER, 0x5000), None);
         assert!(tlb.lookup_read(Tlb::USER, 0x6000).is_some());
+    }
+
+    #[test]
+    fn global_pages_stay_when_a_few_others_go() {
+        let mut tlb = Tlb::new().unwrap();
+        tlb.switch(1);
+        tlb.insert(Tlb::SUPERVISOR, false, true, 0x5000, 0x10_0000);
+        tlb.insert(Tlb::SUPERVISOR, true, false, 0x6000, 0x20_0000);
+        tlb.insert_fetch(false, false, 0x7000, 0, 0, 0);
+        tlb.set_jump(Tlb::SUPERVISOR, 0x7010, false, 99);
+        tlb.flush_pcid(1);
+        assert!(tlb.lookup_read(Tlb::SUPERVISOR, 0x5000).is_some());
+        assert_eq!(tlb.lookup_write(Tlb::SUPERVISOR, 0x6000), None);
+        assert!(tlb.lookup_fetch(false, 0x7000).is_none());
+        assert_eq!(jump(&tlb, Tlb::SUPERVISOR, 0x7010), None);
+        for page in 0..1000 {
+            tlb.insert(Tlb::SUPERVISOR, false, false, page << 12, 0x1000);
+        }
+        tlb.flush_pcid(1);
+        assert!((0..1000).all(|page| tlb.lookup_read(Tlb::SUPERVISOR, page << 12).is_none()));
     }
 
     #[test]
