@@ -7,6 +7,7 @@ use ambos_vcpu::PHYSICAL_BITS;
 use ambos_x86::cpuid::{leaf1_ecx, leaf1_edx};
 use ambos_x86::xstate;
 use std::arch::x86_64::__cpuid_count;
+use std::collections::HashMap;
 
 /// Leaf 1, ECX: what the engine carries if the host has it.
 const LEAF1_ECX: u32 = 1 << 0 // SSE3
@@ -82,6 +83,24 @@ pub struct CpuModel {
     max_basic: u32,
     max_extended: u32,
     xcr0: u64,
+    /// What the host's processor says, by leaf and subleaf. Where the host is a virtual machine itself it takes
+    /// microseconds to ask, and programs ask some 40 times when they start.
+    host: HashMap<(u32, u32), [u32; 4]>,
+}
+
+fn has_subleaves(leaf: u32) -> bool {
+    matches!(leaf, 4 | 7 | 0xb | 0xd)
+}
+
+/// The host's leaves up to `max_basic` and from 0x8000_0000 up to `max_extended`, with as many
+/// subleaves as tell anything.
+fn host_leaves(max_basic: u32, max_extended: u32) -> HashMap<(u32, u32), [u32; 4]> {
+    let leaves = (0..=max_basic).chain(0x8000_0000..=max_extended);
+    let subleaves = |leaf| if has_subleaves(leaf) { 0..20 } else { 0..1 };
+    leaves
+        .flat_map(|leaf| subleaves(leaf).map(move |subleaf| (leaf, subleaf)))
+        .map(|(leaf, subleaf)| ((leaf, subleaf), host(leaf, subleaf)))
+        .collect()
 }
 
 fn host(leaf: u32, subleaf: u32) -> [u32; 4] {
@@ -101,14 +120,10 @@ impl CpuModel {
         if xcr0 & xstate::AVX512 != xstate::AVX512 {
             xcr0 &= !xstate::AVX512;
         }
-        Self {
-            cpus: cpus.max(1),
-            intel,
-            vendor: [b, c, d],
-            max_basic: basic.clamp(0xb, 0xd).max(0xd),
-            max_extended: if intel { extended.min(0x8000_0008) } else { 0x8000_0021 },
-            xcr0,
-        }
+        let max_basic = basic.clamp(0xb, 0xd).max(0xd);
+        let max_extended = if intel { extended.min(0x8000_0008) } else { 0x8000_0021 };
+        let host = host_leaves(max_basic, max_extended);
+        Self { cpus: cpus.max(1), intel, vendor: [b, c, d], max_basic, max_extended, xcr0, host }
     }
 
     /// Whether the processor is Intel's; otherwise it follows AMD's manual.
@@ -124,7 +139,10 @@ impl CpuModel {
         if !basic && !extended {
             return [0; 4];
         }
-        let [a, b, c, d] = host(leaf, subleaf);
+        // Programs leave anything in ECX where there are no subleaves.
+        let place = if has_subleaves(leaf) { subleaf } else { 0 };
+        let known = self.host.get(&(leaf, place)).copied();
+        let [a, b, c, d] = known.unwrap_or_else(|| host(leaf, subleaf));
         match leaf {
             0 => [self.max_basic, self.vendor[0], self.vendor[1], self.vendor[2]],
             1 => self.leaf_1(apic_id, [a, b, c, d]),
@@ -228,6 +246,17 @@ mod tests {
         let model = CpuModel { intel: false, max_extended: 0x8000_0021, ..CpuModel::host(1) };
         for bit in [1, 2, 7] {
             assert_ne!(model.cpuid(0, 0x8000_0021, 0)[2] & 1 << bit, 0, "{bit}");
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_of_the_host_is_what_it_says() {
+        let model = CpuModel::host(1);
+        assert!(model.host.contains_key(&(0xd, 1)) && model.host.contains_key(&(0x8000_0001, 0)));
+        for subleaf in [0, 7, u32::MAX] {
+            let [a, _, c, d] = model.cpuid(0, 1, subleaf);
+            assert_eq!([a, d], [host(1, 0)[0], model.cpuid(0, 1, 0)[3]]);
+            assert_eq!(c, model.cpuid(0, 1, 0)[2]);
         }
     }
 
