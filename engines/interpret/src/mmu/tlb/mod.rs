@@ -445,12 +445,9 @@ impl Tlb {
             self.clear(bank);
             return;
         }
-        let local = std::mem::take(&mut self.banks[bank].local);
-        for &page in &local.0 {
+        while let Some(page) = self.banks[bank].local.0.pop() {
             self.drop_page_of_bank(bank, page);
         }
-        self.banks[bank].local = local;
-        self.banks[bank].local.forget();
         for cache in Cache::ALL {
             self.clear_cache(bank, Self::USER, cache);
         }
