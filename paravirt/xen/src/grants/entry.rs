@@ -5,6 +5,9 @@ use ambos_xen_abi::DomainId;
 use ambos_xen_abi::grant::{V1_ENTRY, V1_PER_FRAME, V2_ENTRY, V2_PER_FRAME, V2_STATUS, flag};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// How often an entry may change while a use of it begins: the guest must not hold anyone up by that.
+const ATTEMPTS: usize = 8;
+
 /// Which layout the table has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Version {
@@ -79,7 +82,7 @@ impl Place {
         use super::GrantRefusal::{BadReference, Denied, NotGranted};
         let busy = flag::READING | if write { flag::WRITING } else { 0 };
         let mut now = self.head(ram).ok_or(BadReference)?.load(Ordering::SeqCst);
-        loop {
+        for _ in 0..ATTEMPTS {
             let (flags, domain) = (now as u16, DomainId((now >> 16) as u16));
             if flags & flag::TYPE_MASK != flag::PERMIT_ACCESS || domain != holder {
                 return Err(NotGranted);
@@ -92,6 +95,8 @@ impl Place {
                 Err(changed) => now = changed,
             }
         }
+        // Another vCPU keeps changing it.
+        Err(Denied)
     }
 
     fn granted(self, ram: &GuestRam, flags: u16) -> Granted {
