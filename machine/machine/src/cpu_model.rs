@@ -67,8 +67,8 @@ const EXTENDED_EDX_AMD: u32 = 0x0183_f3fd;
 /// Leaf 0x8000_0008, EBX on AMD: error pointers are always saved and restored, not affected by
 /// speculative store bypass.
 const EXTENDED_8_EBX_AMD: u32 = 1 << 2 | 1 << 26;
-/// Leaf 0x8000_0021, ECX: no transient scheduler attack reaches the L1 cache or the store queue, nor, by the bit that newer
-/// kernels ask for besides these, anything else.
+/// Leaf 0x8000_0021, ECX: no transient scheduler attack reaches the L1 cache or the store queue, nor, by the
+/// bit that newer kernels ask for besides these, anything else.
 const EXTENDED_21_ECX: u32 = 1 << 1 | 1 << 2 | 1 << 7;
 /// Leaf 0x8000_0021, EAX: LFENCE serializes, null selectors clear the base, automatic IBRS, and not
 /// affected by SRSO.

@@ -38,8 +38,9 @@ pub(crate) fn flush_others(members: &[Member], own: usize) {
     members[own].set_running(true);
 }
 
-/// Raises `request` on all members but `own` whose bit is in `mask`, and on those past the sixty-fourth, and waits until each has
-/// served it or does not run. Meanwhile `own` must serve its own requests, or count as not running.
+/// Raises `request` on all members but `own` whose bit is in `mask`, and on those past the sixty-fourth, and
+/// waits until each has served it or does not run. Meanwhile `own` must serve its own requests, or count as
+/// not running.
 pub(crate) fn ask_others(
     members: &[Member],
     own: usize,

@@ -24,9 +24,9 @@ pub trait Host: Send + Sync {
     /// vCPU `own` leaves guest code and its requests alone for something that may take long, or comes back.
     fn away(&self, own: u32, away: bool);
 
-    /// Raises `request` ([`Request::FLUSH`] or [`Request::FLUSH_ALL`]) on the vCPUs whose bits are in `mask`, but not on `own`,
-    /// and waits until each has served it or runs no guest code. While it waits it calls `meanwhile`. vCPUs past the
-    /// sixty-fourth have no bits and are always meant.
+    /// Raises `request` ([`Request::FLUSH`] or [`Request::FLUSH_ALL`]) on the vCPUs whose bits are in `mask`,
+    /// but not on `own`, and waits until each has served it or runs no guest code. While it waits it calls
+    /// `meanwhile`. vCPUs past the sixty-fourth have no bits and are always meant.
     fn forget(&self, own: u32, mask: u64, request: Request, meanwhile: &mut dyn FnMut());
 }
 
