@@ -11,7 +11,7 @@ use rustix::fs::Mode;
 use rustix::process::umask;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long a guest may take what it knows of names and attributes for true: programs of the host
@@ -41,8 +41,11 @@ fn server(share: &Share) -> io::Result<Server<PassthroughFs>> {
     Ok(Server::new(files))
 }
 
-/// The library clears the process's file mode creation mask where it opens the directory.
+/// The library clears the process's file mode creation mask where it opens the directory. One
+/// session at a time: a second one would take the cleared mask for the process's own and keep it.
 fn keeping_the_mask<T>(action: impl FnOnce() -> T) -> T {
+    static MASK: Mutex<()> = Mutex::new(());
+    let _alone = MASK.lock().unwrap_or_else(PoisonError::into_inner);
     let mask = umask(Mode::RWXG | Mode::RWXO);
     let result = action();
     umask(mask);

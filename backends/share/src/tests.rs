@@ -183,14 +183,6 @@ fn no_way_leads_out() {
 }
 
 #[test]
-fn the_monitors_own_files_keep_their_mask() {
-    let guest = Guest::new(false);
-    std::fs::write(guest.path("mine"), "").unwrap();
-    let mode = guest.path("mine").metadata().unwrap().permissions().mode();
-    assert_eq!(mode & 0o022, 0, "{mode:o}");
-}
-
-#[test]
 fn only_directories_are_shared() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("file"), "").unwrap();
