@@ -17,12 +17,14 @@
 
 mod bank;
 mod fetches;
+mod writers;
 
 use ambos_hostcode::{ArenaError, Windows};
 use bank::{Cache, LISTED};
 use fetches::Fetches;
 use std::mem::size_of;
 use std::sync::Arc;
+use writers::{Place, Places, Writers};
 
 pub use bank::{
     Bank, ENTRIES, Entry, JUMP_SPREAD_SHIFT, JUMPS, PAGE_SPREAD_SHIFT, SECOND_ENTRIES,
@@ -99,6 +101,8 @@ pub struct Tlb {
     windows: Arc<Windows>,
     banks: [BankState; BANKS],
     fetches: Vec<[Fetches; 2]>,
+    /// Where each host page may be written through: at least the write translations of all banks.
+    writers: Writers,
     /// 4 MiB regions, by a hash of their number, in which parts of 2 or 4 MiB pages are cached.
     large: Box<[u64; LARGE_WORDS]>,
     /// The same for parts of 1 GiB pages.
@@ -149,6 +153,7 @@ impl Tlb {
             windows,
             banks: Default::default(),
             fetches: (0..BANKS).map(|_| [Fetches::new(), Fetches::new()]).collect(),
+            writers: Writers::default(),
             large: Box::new([0; LARGE_WORDS]),
             huge: Box::new([0; HUGE_WORDS]),
             current: 0,
@@ -258,8 +263,35 @@ impl Tlb {
         if set == Self::SUPERVISOR && !global {
             self.banks[self.current].local.add(linear & !0xfff);
         }
+        if write {
+            self.note_writer(set, linear, host_page);
+        }
         let cache = if write { Cache::Write } else { Cache::Read };
         self.enter(set, cache, Entry { key: linear & !0xfff, value: host_page });
+    }
+
+    /// Notes that a host page may be written through `linear` in the current bank.
+    fn note_writer(&mut self, set: usize, linear: u64, host_page: usize) {
+        if set >= SETS {
+            return;
+        }
+        if self.writers.are_full() {
+            self.protect_all();
+        }
+        let mut writers = std::mem::take(&mut self.writers);
+        let place = Place::new(linear, self.current, set);
+        writers.add(host_page, place, |place| self.is_writer(place, host_page));
+        self.writers = writers;
+    }
+
+    /// Whether a host page is cached as writable at a place.
+    fn is_writer(&self, place: Place, host_page: usize) -> bool {
+        let slots = Cache::Write.slots(place.page());
+        place.caches().any(|(bank, set)| {
+            let levels = self.bank(bank).sets[set].levels(Cache::Write);
+            let mut entries = levels.into_iter().zip(slots).map(|(level, slot)| level[slot]);
+            entries.any(|entry| entry.key == place.page() && entry.value == host_page)
+        })
     }
 
     /// Puts an entry into both levels of a cache of the current bank.
@@ -389,9 +421,33 @@ impl Tlb {
     /// Drops the write translations of a host page: writes to it must be looked at from now on.
     pub fn protect_host_page(&mut self, host_page: usize) {
         self.changes += 1;
-        for bank in 0..BANKS {
-            for set in 0..SETS {
-                self.drop_entries(bank, set, Cache::Write, |entry| entry.value == host_page);
+        match self.writers.take(host_page) {
+            Places::Few(places) => {
+                for place in places {
+                    self.drop_place(place, host_page);
+                }
+            }
+            Places::Many => {
+                for bank in 0..BANKS {
+                    for set in 0..SETS {
+                        self.drop_entries(bank, set, Cache::Write, |entry| {
+                            entry.value == host_page
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Drops the write translations of a host page at a place.
+    fn drop_place(&mut self, place: Place, host_page: usize) {
+        let slots = Cache::Write.slots(place.page());
+        for (bank, set) in place.caches() {
+            let levels = self.bank_mut(bank).sets[set].levels_mut(Cache::Write);
+            for (level, slot) in levels.into_iter().zip(slots) {
+                if level[slot].key == place.page() && level[slot].value == host_page {
+                    level[slot] = Entry { key: Cache::no_key(slot), value: LISTED };
+                }
             }
         }
     }
@@ -417,6 +473,7 @@ impl Tlb {
     /// Drops all write translations.
     pub fn protect_all(&mut self) {
         self.changes += 1;
+        self.writers.clear();
         for bank in 0..BANKS {
             for set in 0..SETS {
                 self.clear_cache(bank, set, Cache::Write);
@@ -614,6 +671,81 @@ mod tests {
         tlb.protect_host_page(0x1000);
         assert_eq!(tlb.lookup_write(Tlb::SUPERVISOR, 0x5000), None);
         assert!(tlb.lookup_read(Tlb::SUPERVISOR, 0x5000).is_some());
+    }
+
+    #[test]
+    fn a_page_is_protected_wherever_it_was_entered() {
+        let mut tlb = Tlb::new().unwrap();
+        let (shared, other) = (0x1000, 0x2000);
+        // More places than are kept of a page, in all banks and sets.
+        for count in 1..6 {
+            for pcid in 1..=BANKS as u16 {
+                tlb.switch(pcid);
+                for set in 0..SETS {
+                    for place in 0..count {
+                        tlb.insert(set, true, true, 0x7000_0000 + (place << 12), shared);
+                        // In the same slots of the first level.
+                        tlb.insert(set, true, true, place * (ENTRIES as u64 * 0x1000), shared);
+                    }
+                    tlb.insert(set, true, true, 0x9000_0000, other);
+                }
+            }
+            tlb.protect_host_page(shared);
+            for pcid in 1..=BANKS as u16 {
+                tlb.switch(pcid);
+                for set in 0..SETS {
+                    for place in 0..count {
+                        for page in [0x7_0000 + place, place * ENTRIES as u64] {
+                            assert_eq!(tlb.lookup_write(set, page << 12), None);
+                        }
+                    }
+                    assert_eq!(tlb.lookup_write(set, 0x9000_0000), Some(other));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_more_pages_are_kept_as_writable_than_can_be_found() {
+        let mut tlb = Tlb::new().unwrap();
+        tlb.insert(Tlb::USER, true, false, 0x5000, 0x1000);
+        for page in 2..0x2_0000 {
+            tlb.insert(Tlb::USER, true, false, 0x8000_0000 + (page << 12), page as usize * 0x1000);
+        }
+        assert_eq!(tlb.lookup_write(Tlb::USER, 0x5000), None);
+        let last = 0x1_ffff;
+        assert!(tlb.lookup_write(Tlb::USER, 0x8000_0000 + (last << 12)).is_some());
+        tlb.protect_host_page(last as usize * 0x1000);
+        assert_eq!(tlb.lookup_write(Tlb::USER, 0x8000_0000 + (last << 12)), None);
+    }
+
+    #[test]
+    fn protected_pages_are_not_writable_whatever_happened_before() {
+        let mut random = ambos_random::Random::new(7);
+        let mut tlb = Tlb::new().unwrap();
+        for _ in 0..20_000 {
+            let linear = random.below(64) * (ENTRIES as u64 * 0x400);
+            let host = 0x1000 * (1 + random.index(6));
+            match random.below(12) {
+                0 => tlb.switch(random.below(12) as u16),
+                1 => tlb.flush_pcid(random.below(12) as u16),
+                2 => tlb.flush_page(linear),
+                3 if random.below(20) == 0 => tlb.flush_all(),
+                4 if random.below(20) == 0 => tlb.protect_all(),
+                5 => {
+                    tlb.bring_forward(random.index(SETS), true, linear);
+                }
+                6 => {
+                    tlb.protect_host_page(host);
+                    for bank in (0..BANKS).map(|bank| tlb.bank(bank)) {
+                        for level in bank.sets.iter().flat_map(|set| set.levels(Cache::Write)) {
+                            assert!(level.iter().all(|entry| entry.value != host));
+                        }
+                    }
+                }
+                _ => tlb.insert(random.index(SETS), true, false, linear, host),
+            }
+        }
     }
 
     /// The code that the jump cache has for `linear`.
