@@ -5,7 +5,7 @@ use super::link::{Cable, Link};
 use super::plan;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
-use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpEndpoint, TcpPacket};
@@ -273,7 +273,11 @@ impl Connections {
                 flow.advance(socket);
             }
         }
-        self.interface.poll_egress(now, link, &mut self.sockets);
+        // Each call sends one packet of a connection at most. There are no more when all that their guest
+        // takes was sent, or the adapter has no room.
+        while self.interface.poll_egress(now, link, &mut self.sockets)
+            == PollResult::SocketStateChanged
+        {}
         for &index in &listed {
             let Some(Some(flow)) = self.flows.get_mut(index) else { continue };
             flow.listed = false;
@@ -412,4 +416,143 @@ pub(super) fn link<'a>(
     packet: Option<&'a [u8]>,
 ) -> Link<'a> {
     Link { exchange, cable, mtu, received: packet }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ETHERNET_HEADER, MacAddress};
+    use smoltcp::phy::ChecksumCapabilities;
+    use smoltcp::wire::{
+        IpProtocol, IpRepr, Ipv4Packet, TcpControl, TcpRepr, TcpSeqNumber, TcpTimestampRepr,
+    };
+    use std::net::{Ipv4Addr, TcpListener};
+
+    const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+    const GUEST_PORT: u16 = 40_000;
+    /// What the guest takes before it acknowledges anything: several frames.
+    const WINDOW: usize = 512 << 10;
+    const WINDOW_SCALE: u8 = 7;
+
+    /// A guest without an adapter, with one connection.
+    struct Bench {
+        connections: Connections,
+        exchange: Exchange,
+        poll: mio::Poll,
+        far: SocketAddr,
+    }
+
+    impl Bench {
+        fn new(far: SocketAddr) -> Self {
+            let poll = mio::Poll::new().unwrap();
+            let exchange = Exchange::new(mio::Waker::new(poll.registry(), Token(0)).unwrap());
+            let mut link = link(&exchange, Self::cable(), 1500, None);
+            let connections = Connections::new(&mut link, Instant::ZERO, 1);
+            Self { connections, exchange, poll, far }
+        }
+
+        fn cable() -> Cable {
+            Cable { guest: MacAddress::DEFAULT, gateway: MacAddress([2; 6]) }
+        }
+
+        /// The guest sends a segment without data.
+        fn send(&mut self, control: TcpControl, sequence: i32, acknowledged: Option<TcpSeqNumber>) {
+            let first = control == TcpControl::Syn;
+            let segment = TcpRepr {
+                src_port: GUEST_PORT,
+                dst_port: self.far.port(),
+                control,
+                seq_number: TcpSeqNumber(sequence),
+                ack_number: acknowledged,
+                // That of a first segment is not scaled.
+                window_len: if first { u16::MAX } else { (WINDOW >> WINDOW_SCALE) as u16 },
+                window_scale: first.then_some(WINDOW_SCALE),
+                max_seg_size: first.then_some(1460),
+                sack_permitted: false,
+                sack_ranges: [None; 3],
+                timestamp: None::<TcpTimestampRepr>,
+                payload: &[],
+            };
+            let to = plan::GATEWAY_V4;
+            let length = segment.buffer_len();
+            let header = IpRepr::new(GUEST.into(), to.into(), IpProtocol::Tcp, length, 64);
+            let mut packet = vec![0; header.buffer_len()];
+            let sums = ChecksumCapabilities::default();
+            header.emit(&mut packet[..], &sums);
+            let mut body = TcpPacket::new_unchecked(&mut packet[header.header_len()..]);
+            segment.emit(&mut body, &GUEST.into(), &to.into(), &sums);
+            let mut link = link(&self.exchange, Self::cable(), 1500, Some(&packet));
+            let events = (self.poll.registry(), |_: usize| Token(1));
+            let ends = (GUEST.into(), to.into());
+            let payload = &packet[header.header_len()..];
+            self.connections.receive(&mut link, Instant::ZERO, ends, payload, None, events);
+        }
+
+        fn advance(&mut self) {
+            // The host's socket may be ready for anything; it says so itself if it is not.
+            self.connections.event(0, true, true);
+            let mut link = link(&self.exchange, Self::cable(), 1500, None);
+            self.connections.advance(&mut link, Instant::ZERO, self.poll.registry());
+        }
+
+        /// The segments that wait for the guest: their first numbers, and bytes of data.
+        fn received(&self) -> Vec<(TcpSeqNumber, usize)> {
+            let mut all = Vec::new();
+            self.exchange.accept(crate::Accepts::all());
+            self.exchange.receive(&mut |frame| {
+                let bytes = frame.parts.concat();
+                if let Ok(packet) = Ipv4Packet::new_checked(&bytes[ETHERNET_HEADER..])
+                    && let Ok(segment) = TcpPacket::new_checked(packet.payload())
+                {
+                    all.push((segment.seq_number(), segment.payload().len()));
+                }
+                true
+            });
+            all
+        }
+    }
+
+    #[test]
+    fn all_that_the_guest_takes_is_sent_at_once() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let far = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // The guest leaves before it has all.
+            let _ = stream.write_all(&vec![7; 2 * LARGE]);
+        });
+        let mut bench = Bench::new(far);
+        bench.send(TcpControl::Syn, 100, None);
+        let answer = loop {
+            bench.advance();
+            if let Some((sequence, _)) = bench.received().first() {
+                break *sequence;
+            }
+            std::thread::yield_now();
+        };
+        // While frames have no room, the stack's buffer fills.
+        while bench.exchange.has_room() {
+            let frame = bench.exchange.frame(64);
+            bench.exchange.push(frame);
+        }
+        bench.send(TcpControl::None, 101, Some(answer + 1));
+        let handle = bench.connections.flows[0].as_ref().unwrap().handle;
+        while bench.connections.sockets.get::<Socket<'_>>(handle).send_queue() < LARGE {
+            bench.advance();
+            std::thread::yield_now();
+        }
+        assert_eq!(bench.received(), []);
+        bench.advance();
+        let sent = bench.received();
+        assert_eq!(sent.iter().map(|(_, length)| length).sum::<usize>(), WINDOW);
+        assert!(sent.iter().any(|(_, length)| *length > 60_000), "{sent:?}");
+        // The guest takes as much again.
+        let (last, length) = *sent.last().unwrap();
+        bench.send(TcpControl::None, 101, Some(last + length));
+        bench.advance();
+        assert_eq!(bench.received().iter().map(|(_, length)| length).sum::<usize>(), WINDOW);
+        drop(bench);
+        // Its connection broke off.
+        let _ = server.join();
+    }
 }
