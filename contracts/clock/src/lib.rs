@@ -117,12 +117,24 @@ impl VmClock {
     pub fn fire_due(&self) -> usize {
         let now = self.now();
         let due = self.lock().take_due(now);
-        for target in &due {
-            if let Some(target) = target.upgrade() {
-                target.expired(now);
-            }
-        }
+        call(&due, now);
         due.len()
+    }
+
+    /// A vCPU has nothing to do until [`VmClock::idle_ends`]: what waited only because all of them
+    /// were busy ([`Timer::arm_while_busy`]) happens now.
+    ///
+    /// The caller must hold no lock that a target may take.
+    pub fn idle_begins(&self) {
+        let waiting = self.lock().idle_begins();
+        if !waiting.is_empty() {
+            call(&waiting, self.now());
+        }
+    }
+
+    /// A vCPU that had nothing to do is busy again.
+    pub fn idle_ends(&self) {
+        self.lock().idle_ends();
     }
 
     /// Sleeps until a deadline has passed (`true`) or `stop` is set (`false`). Arming an earlier
@@ -182,6 +194,20 @@ impl VmClock {
     fn arm(&self, id: u64, deadline: u64) {
         let mut queue = self.lock();
         queue.arm(id, deadline);
+        self.wake_for(queue, deadline);
+    }
+
+    fn arm_while_busy(&self, id: u64, deadline: u64) -> bool {
+        let mut queue = self.lock();
+        let armed = queue.arm_while_busy(id, deadline);
+        if armed {
+            self.wake_for(queue, deadline);
+        }
+        armed
+    }
+
+    /// Sees to it that sleepers wake for a timer that was armed.
+    fn wake_for(&self, mut queue: MutexGuard<'_, Queue>, deadline: u64) {
         if !queue.must_wake_at(deadline) {
             return;
         }
@@ -193,6 +219,13 @@ impl VmClock {
             Some(_) => {}
             None => self.changed.notify_all(),
         }
+    }
+}
+
+/// Calls the targets of timers that are not armed any more.
+fn call(targets: &[Weak<dyn TimerTarget>], now: u64) {
+    for target in targets.iter().filter_map(Weak::upgrade) {
+        target.expired(now);
     }
 }
 
@@ -236,6 +269,40 @@ mod tests {
         assert_eq!(clock.fire_due(), 0);
         assert_eq!(device.lock().unwrap().expiries, [100]);
         assert_eq!(clock.next_deadline(), None);
+    }
+
+    #[test]
+    fn what_waits_for_busy_vcpus_happens_when_one_is_idle() {
+        let (clock, time) = VmClock::manual();
+        let device = counter(&clock, None);
+        let arm = |deadline| device.lock().unwrap().timer.arm_while_busy(deadline);
+        let expiries = || device.lock().unwrap().expiries.clone();
+        assert!(arm(100));
+        time.advance(10);
+        clock.idle_begins();
+        assert_eq!(expiries(), [10]);
+        assert_eq!(clock.next_deadline(), None);
+        assert!(!arm(100));
+        assert_eq!(clock.next_deadline(), None);
+        clock.idle_begins();
+        clock.idle_ends();
+        assert!(!arm(100));
+        clock.idle_ends();
+        // Nobody is idle: the deadline counts, and once.
+        assert!(arm(20));
+        time.advance(10);
+        assert_eq!(clock.fire_due(), 1);
+        clock.idle_begins();
+        assert_eq!(expiries(), [10, 20]);
+        clock.idle_ends();
+        // Armed as any timer, it does not care, nor when it is cancelled.
+        device.lock().unwrap().timer.arm(100);
+        clock.idle_begins();
+        clock.idle_ends();
+        assert!(arm(200));
+        device.lock().unwrap().timer.cancel();
+        clock.idle_begins();
+        assert_eq!(expiries(), [10, 20]);
     }
 
     #[test]

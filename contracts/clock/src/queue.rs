@@ -51,6 +51,13 @@ impl Timer {
         self.clock.arm(self.id, deadline);
     }
 
+    /// As [`Timer::arm`], for what may wait for `deadline` only while every vCPU is busy: it fires
+    /// as soon as one has nothing to do. Returns `false`, and does not arm, if one has nothing to do
+    /// already.
+    pub fn arm_while_busy(&self, deadline: u64) -> bool {
+        self.clock.arm_while_busy(self.id, deadline)
+    }
+
     /// Fires no more until it is armed again.
     pub fn cancel(&self) {
         self.clock.lock().cancel(self.id);
@@ -86,6 +93,10 @@ struct Slot {
 pub(crate) struct Queue {
     slots: BTreeMap<u64, Slot>,
     deadlines: BTreeSet<(u64, u64)>,
+    /// Armed timers that fire when a vCPU has nothing to do.
+    while_busy: BTreeSet<u64>,
+    /// vCPUs that have nothing to do.
+    idle: usize,
     next_id: u64,
     sleepers: usize,
     /// The earliest time at which a sleeper wakes by itself; meaningful while there are sleepers.
@@ -108,6 +119,32 @@ impl Queue {
         }
     }
 
+    /// Arms a timer that fires when a vCPU has nothing to do; `false` if one has nothing to do.
+    pub(crate) fn arm_while_busy(&mut self, id: u64, deadline: u64) -> bool {
+        self.cancel(id);
+        if self.idle > 0 {
+            return false;
+        }
+        self.arm(id, deadline);
+        self.while_busy.insert(id);
+        true
+    }
+
+    /// A vCPU has nothing to do. Disarms the timers that waited for that and returns their targets.
+    pub(crate) fn idle_begins(&mut self) -> Vec<Weak<dyn TimerTarget>> {
+        self.idle += 1;
+        let waiting = std::mem::take(&mut self.while_busy);
+        let targets = waiting.into_iter().filter_map(|id| {
+            self.cancel(id);
+            self.slots.get(&id).map(|slot| slot.target.clone())
+        });
+        targets.collect()
+    }
+
+    pub(crate) fn idle_ends(&mut self) {
+        self.idle = self.idle.saturating_sub(1);
+    }
+
     /// Whether there are sleepers who would sleep past `deadline`. The caller sees to it that they
     /// do not, so the question is answered with yes only once.
     pub(crate) fn must_wake_at(&mut self, deadline: u64) -> bool {
@@ -126,6 +163,7 @@ impl Queue {
         let armed = self.slots.get_mut(&id).and_then(|slot| slot.deadline.take());
         if let Some(deadline) = armed {
             self.deadlines.remove(&(deadline, id));
+            self.while_busy.remove(&id);
         }
     }
 
@@ -140,6 +178,7 @@ impl Queue {
             && deadline <= now
         {
             self.deadlines.pop_first();
+            self.while_busy.remove(&id);
             if let Some(slot) = self.slots.get_mut(&id) {
                 slot.deadline = None;
                 due.push(slot.target.clone());

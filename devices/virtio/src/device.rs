@@ -25,6 +25,22 @@ bitflags! {
     }
 }
 
+/// How long a driver may wait until it is told of completed requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Not at all.
+    None,
+    /// As long as all vCPUs are busy, until so many nanoseconds after the interrupt before.
+    Apart(u64),
+    /// For a time, if there are few of them.
+    Delay {
+        /// How long after the first of them.
+        nanoseconds: u64,
+        /// How many of them do not wait; neither do a quarter of the queue.
+        requests: u16,
+    },
+}
+
 /// A device without its bus.
 ///
 /// Offsets in the configuration space are as the standard has them; what is past its end reads as
@@ -63,6 +79,12 @@ pub trait VirtioDevice: Send {
     ///
     /// [`Broken`] if the driver breaks the rules so that the device cannot go on.
     fn serve(&mut self, index: usize, queue: &mut QueueAccess<'_>) -> Result<(), Broken>;
+
+    /// How long the driver of queue `index`, which was just served, may wait for its interrupt.
+    fn patience(&self, index: usize) -> Patience {
+        let _ = index;
+        Patience::None
+    }
 
     /// Which other queue there is something to do in, now that queue `index` was served.
     fn serve_next(&self, index: usize) -> Option<usize> {

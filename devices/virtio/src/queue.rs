@@ -46,6 +46,17 @@ pub struct QueueAccess<'a> {
     told: u16,
 }
 
+/// Completed requests that the driver was not told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Untold {
+    /// How many had been completed when the driver was told last.
+    pub(crate) since: u16,
+    /// How many there are of them.
+    pub(crate) count: u16,
+    /// How many the queue holds.
+    pub(crate) size: u16,
+}
+
 /// A buffer that the device has filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Filled {
@@ -189,13 +200,25 @@ impl<'a> QueueAccess<'a> {
         }
     }
 
-    /// Whether the driver must be told of what was completed.
-    pub(crate) fn needs_interrupt(&mut self) -> Result<bool, Broken> {
-        let (before, now) = (self.told, self.queue.next_used());
-        self.told = now;
-        if before == now {
-            return Ok(false);
+    /// The driver was told last when `told` requests had been completed. Returns whether it still has to be
+    /// told of what was completed since; if not, it counts as told.
+    pub(crate) fn begin_at(&mut self, told: u16) -> Result<bool, Broken> {
+        self.told = told;
+        let unknown = self.untold()?.is_some();
+        if !unknown {
+            self.told = self.queue.next_used();
         }
+        Ok(unknown)
+    }
+
+    /// What was completed and the driver must be told of.
+    pub(crate) fn untold(&self) -> Result<Option<Untold>, Broken> {
+        let (before, now) = (self.told, self.queue.next_used());
+        if before == now {
+            return Ok(None);
+        }
+        let untold =
+            Untold { since: before, count: now.wrapping_sub(before), size: self.queue.size() };
         // The driver, which looks the other way round, must not miss what was completed.
         fence(Ordering::SeqCst);
         let entries = u64::from(self.queue.size()) * ring::AVAILABLE;
@@ -205,11 +228,12 @@ impl<'a> QueueAccess<'a> {
         let memory = self.ram.memory();
         let word: u16 = memory.load(GuestPhysAddr(place), Ordering::Relaxed).map_err(|_| Broken)?;
         let word = u16::from_le(word);
-        if !events {
-            return Ok(word & ring::NO_INTERRUPT == 0);
-        }
-        let past = now.wrapping_sub(word).wrapping_sub(1);
-        Ok(past < now.wrapping_sub(before))
+        let wanted = if events {
+            now.wrapping_sub(word).wrapping_sub(1) < untold.count
+        } else {
+            word & ring::NO_INTERRUPT == 0
+        };
+        Ok(wanted.then_some(untold))
     }
 
     /// Whether there may be requests left that nobody will announce again.

@@ -44,7 +44,7 @@ pub(crate) struct Driver {
     pub(crate) mmio: Arc<MmioBus>,
     pub(crate) pci: Arc<Mutex<VirtioPci>>,
     pub(crate) clock: Arc<VmClock>,
-    _time: ManualTime,
+    pub(crate) time: ManualTime,
     _ports: Arc<PortBus>,
     queue: u16,
     submitted: u16,
@@ -96,18 +96,7 @@ impl Driver {
             pci.config_write(0x20, &(BAR as u32).to_le_bytes());
             pci.config_write(4, &[6]);
         }
-        Self {
-            ram,
-            messages,
-            mmio,
-            pci,
-            clock,
-            _time: time,
-            _ports: ports,
-            submitted: 0,
-            seen: 0,
-            queue,
-        }
+        Self { ram, messages, mmio, pci, clock, time, _ports: ports, submitted: 0, seen: 0, queue }
     }
 
     pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {

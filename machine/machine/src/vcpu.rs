@@ -99,12 +99,14 @@ impl Vcpu {
             return;
         }
         self.platform.sleeps();
+        self.clock.idle_begins();
         while !self.attention.pending().intersects(reasons) {
             let ticket = self.ledger.start(Intercept::Idle);
             self.attention.wait(reasons, self.clock.time_to_next());
             self.ledger.finish(ticket);
             self.clock.fire_due();
         }
+        self.clock.idle_ends();
         if self.platform.wakes() {
             engine.flush_translations();
         }

@@ -1,7 +1,7 @@
 //! The adapter as its driver sees it.
 
-use super::NetDevice;
-use crate::testing::{Driver, Random};
+use super::{NetDevice, Patience, RECEIVE_INTERVAL, SENT};
+use crate::testing::{AVAILABLE, Driver, Random, SIZE};
 use ambos_net::{Accepts, Checksum, MacAddress, ManualNet, Offload, SegmentKind, Segmentation};
 use std::sync::Arc;
 
@@ -26,6 +26,120 @@ fn frame(length: usize) -> Vec<u8> {
     let mut frame: Vec<u8> = (0..length).map(|at| at as u8).collect();
     frame[..6].copy_from_slice(&MacAddress::DEFAULT.0);
     frame
+}
+
+/// Time goes on; how many interrupts came of that.
+fn later(driver: &Driver, nanoseconds: u64) -> usize {
+    driver.time.advance(nanoseconds);
+    driver.clock.fire_due();
+    driver.messages.take().len()
+}
+
+/// An adapter with messages and buffers for received frames.
+fn receiver(features: u64) -> (Driver, Arc<ManualNet>) {
+    let (mut driver, network) = driver(0, MERGEABLE | features);
+    driver.use_messages();
+    for _ in 0..SIZE {
+        driver.submit(&[(BUFFERS, 2048, true)], false);
+    }
+    driver.notify();
+    // No frame is brought before an interval has passed.
+    assert_eq!(later(&driver, RECEIVE_INTERVAL), 0);
+    (driver, network)
+}
+
+/// The driver has seen `count` completed requests and wants to hear of the next one.
+fn looked(driver: &Driver, count: u16) {
+    let place = AVAILABLE + 4 + u64::from(SIZE) * 2;
+    driver.put(place, &count.to_le_bytes());
+}
+
+#[test]
+fn interrupts_for_received_frames_keep_their_distance_while_vcpus_are_busy() {
+    for features in [0, EVENT_INDEX] {
+        let (driver, network) = receiver(features);
+        let bring = || {
+            network.bring(&frame(100), Offload::NONE);
+            driver.messages.take().len()
+        };
+        assert_eq!(bring(), 1, "the first one is told at once");
+        looked(&driver, 1);
+        assert_eq!(bring(), 0);
+        assert_eq!(bring(), 0);
+        assert_eq!(later(&driver, RECEIVE_INTERVAL - 1), 0);
+        assert_eq!(later(&driver, 1), 1, "both are told together");
+        looked(&driver, 3);
+        assert_eq!(later(&driver, 10 * RECEIVE_INTERVAL), 0);
+        // A vCPU without anything to do is not kept waiting.
+        assert_eq!(bring(), 1);
+        looked(&driver, 4);
+        assert_eq!(bring(), 0);
+        driver.clock.idle_begins();
+        assert_eq!(driver.messages.take().len(), 1);
+        looked(&driver, 5);
+        assert_eq!(bring(), 1);
+        looked(&driver, 6);
+        driver.clock.idle_ends();
+        assert_eq!(bring(), 0);
+    }
+}
+
+#[test]
+fn who_looked_by_himself_is_not_interrupted() {
+    let (driver, network) = receiver(EVENT_INDEX);
+    for count in 1..3 {
+        network.bring(&frame(100), Offload::NONE);
+        looked(&driver, count);
+    }
+    assert_eq!(driver.messages.take().len(), 1);
+    assert_eq!(later(&driver, 10 * RECEIVE_INTERVAL), 0);
+}
+
+#[test]
+fn what_waits_is_forgotten_by_a_reset() {
+    let (driver, network) = receiver(EVENT_INDEX);
+    network.bring(&frame(100), Offload::NONE);
+    looked(&driver, 1);
+    network.bring(&frame(100), Offload::NONE);
+    driver.messages.take();
+    driver.write(20, &[0]);
+    assert_eq!(driver.clock.armed(), []);
+    assert_eq!(later(&driver, 10 * RECEIVE_INTERVAL), 0);
+}
+
+#[test]
+fn memory_of_few_small_frames_comes_back_later() {
+    let Patience::Delay { nanoseconds, .. } = SENT else { panic!() };
+    let (mut driver, network) = driver(1, EVENT_INDEX);
+    driver.use_messages();
+    driver.put(BUFFERS, &[0; 12]);
+    let send = |driver: &mut Driver, length: u32| {
+        driver.submit(&[(BUFFERS, length, false)], false);
+        driver.notify();
+        driver.messages.take().len()
+    };
+    assert_eq!(send(&mut driver, 80), 0);
+    assert_eq!(network.take_sent().len(), 1);
+    assert_eq!(later(&driver, nanoseconds / 2), 0);
+    assert_eq!(send(&mut driver, 80), 0);
+    assert_eq!(later(&driver, nanoseconds / 2), 1, "the first one's time counts");
+    looked(&driver, 2);
+    // A large one is told of at once, and what waited with it.
+    assert_eq!(send(&mut driver, 80), 0);
+    assert_eq!(send(&mut driver, 1000), 1);
+    looked(&driver, 4);
+    assert_eq!(later(&driver, 2 * nanoseconds), 0);
+    // So are many: here, a quarter of the queue.
+    assert_eq!([80; 4].map(|length| send(&mut driver, length)), [0, 0, 0, 1]);
+    looked(&driver, 8);
+    // A driver that looked meanwhile is left alone.
+    assert_eq!(send(&mut driver, 80), 0);
+    looked(&driver, 9);
+    assert_eq!(later(&driver, nanoseconds / 2), 0);
+    // Nor does its time count for the next one.
+    assert_eq!(send(&mut driver, 80), 0);
+    assert_eq!(later(&driver, nanoseconds / 2), 0);
+    assert_eq!(later(&driver, nanoseconds / 2), 1);
 }
 
 #[test]

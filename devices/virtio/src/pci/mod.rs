@@ -1,6 +1,7 @@
 //! A virtio device as a function on PCI (section 4.1): modern only.
 
 mod common;
+mod moderation;
 mod msix;
 mod spec;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use ambos_device::{
 use ambos_memory::GuestRam;
 use ambos_wire::{MsiTarget, Wire};
 use common::{Common, Effect};
+use moderation::Moderator;
 use msix::MessageTable;
 use spec::{Isr, Status};
 use std::sync::{Arc, Mutex, Weak};
@@ -52,6 +54,8 @@ pub struct VirtioPci {
     mapper: BarMapper,
     /// Goes on with a queue that never runs dry, away from the vCPU.
     again: Timer,
+    /// When each queue's interrupts come.
+    moderators: Vec<Moderator>,
 
     // Configuration.
     places: Places,
@@ -130,7 +134,7 @@ impl VirtioPci {
         let sizes = device.queue_sizes();
         let (config, places) = config_space(&*device, sizes.len(), pin)?;
         Ok(Arc::new_cyclic(|this: &Weak<Mutex<Self>>| {
-            let again = clock.timer("virtio queue", this.clone() as Weak<dyn TimerTarget>);
+            let timer = |label| clock.timer(label, this.clone() as Weak<dyn TimerTarget>);
             device.connect(Doorbell::new(this.clone()));
             mapper.show_memory(spec::BAR, this.clone() as Weak<Mutex<dyn MmioDevice>>, 0);
             Mutex::new(Self {
@@ -138,7 +142,11 @@ impl VirtioPci {
                 wire,
                 msi,
                 mapper,
-                again,
+                again: timer("virtio queue"),
+                moderators: sizes
+                    .iter()
+                    .map(|_| Moderator::new(timer("virtio interrupt")))
+                    .collect(),
                 places,
                 device,
                 config,
@@ -189,6 +197,7 @@ impl VirtioPci {
         self.common.reset();
         self.isr = Isr::empty();
         self.again.cancel();
+        self.moderators.iter_mut().for_each(Moderator::forget);
         self.drive_pin();
     }
 
@@ -196,6 +205,7 @@ impl VirtioPci {
     fn give_up(&mut self) {
         self.common.status |= Status::NEEDS_RESET;
         self.common.queues.iter_mut().for_each(|slot| slot.queue = None);
+        self.moderators.iter_mut().for_each(Moderator::forget);
         if self.common.status.contains(Status::DRIVER_OK) {
             self.interrupt(Isr::CONFIGURATION, self.common.config_vector);
         }
@@ -223,16 +233,22 @@ impl VirtioPci {
             return;
         }
         let Some(slot) = self.common.queues.get_mut(index) else { return };
+        let Some(moderator) = self.moderators.get_mut(index) else { return };
         let Some(queue) = &mut slot.queue else { return };
         let vector = slot.vector;
         let mut access = QueueAccess::new(queue, &self.ram);
+        // What the driver found out meanwhile is no reason to interrupt it.
+        if let Some(since) = moderator.since()
+            && access.begin_at(since) == Ok(false)
+        {
+            moderator.forget();
+        }
         let served = self.device.serve(index, &mut access);
-        let told = served.and_then(|()| access.needs_interrupt());
+        let untold = served.and_then(|()| access.untold());
         let exhausted = access.is_exhausted();
-        match told {
-            Ok(true) => self.interrupt(Isr::QUEUE, vector),
-            Ok(false) => {}
-            Err(_) => return self.give_up(),
+        let Ok(untold) = untold else { return self.give_up() };
+        if moderator.is_due(untold, self.device.patience(index)) {
+            self.interrupt(Isr::QUEUE, vector);
         }
         if exhausted {
             self.again.arm(self.again.clock().now());
