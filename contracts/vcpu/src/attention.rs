@@ -31,6 +31,8 @@ bitflags! {
 
 /// Bit of the word: the vCPU waits for a start-up message. Never set while guest code runs.
 const WAITING: u32 = 1 << 31;
+/// Bit of the word: the vCPU's thread sleeps in [`Attention::wait`]. Never set while guest code runs.
+const SLEEPING: u32 = 1 << 30;
 /// Where the word holds the vector of a start-up message.
 const VECTOR_SHIFT: u32 = 16;
 const VECTOR: u32 = 0xff << VECTOR_SHIFT;
@@ -47,7 +49,8 @@ impl Attention {
     /// Asks for `request` and wakes the vCPU if it sleeps.
     pub fn raise(&self, request: Request) {
         let before = self.bits.fetch_or(request.bits(), Ordering::SeqCst);
-        if before & request.bits() != request.bits() {
+        // To wake costs a system call, even if nobody sleeps.
+        if before & SLEEPING != 0 && before & request.bits() != request.bits() {
             self.wake_sleeper();
         }
     }
@@ -112,10 +115,13 @@ impl Attention {
     pub fn wait(&self, requests: Request, timeout: Option<Duration>) {
         let guard = self.sleeper.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let idle = |_: &mut ()| !self.pending().intersects(requests);
+        // Who raises a request after this knows that it must wake; one raised before is seen.
+        self.bits.fetch_or(SLEEPING, Ordering::SeqCst);
         match timeout {
             Some(timeout) => drop(self.wake.wait_timeout_while(guard, timeout, idle)),
             None => drop(self.wake.wait_while(guard, idle)),
         }
+        self.bits.fetch_and(!SLEEPING, Ordering::SeqCst);
     }
 
     /// The word itself, for engines whose generated code polls it.

@@ -86,6 +86,11 @@ impl KvmInterface {
         }
     }
 
+    /// Whether the monitor may look for work before a halted vCPU sleeps.
+    pub(crate) fn may_poll(&self) -> bool {
+        self.registers.may_poll()
+    }
+
     /// The vCPU halts.
     pub(crate) fn sleeps(&self) {
         self.registers.sleeps();

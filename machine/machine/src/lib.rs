@@ -11,6 +11,7 @@ mod counted;
 mod cpu_model;
 mod disks;
 mod engine;
+mod halt_poll;
 mod hybrid;
 mod kvm;
 mod machine;

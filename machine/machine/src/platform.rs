@@ -56,6 +56,10 @@ impl PcPlatform {
 }
 
 impl VcpuPlatform for PcPlatform {
+    fn may_poll(&self) -> bool {
+        self.kvm.as_ref().is_none_or(KvmInterface::may_poll)
+    }
+
     fn sleeps(&self) {
         if let Some(kvm) = &self.kvm {
             kvm.sleeps();

@@ -2,12 +2,17 @@
 
 use crate::control::{Control, Outcome};
 use crate::engine::EngineError;
+use crate::halt_poll::HaltPoll;
 use crate::shootdown::Member;
 use crate::tsc::GuestTsc;
 use ambos_clock::VmClock;
 use ambos_intercept::{Intercept, Ledger};
 use ambos_vcpu::{Attention, CpuState, Engine, Platform, Request, Segment, Stop};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often a halted vCPU that looks for work pauses before it looks at the time.
+const LOOKS: u32 = 4;
 
 /// What an engine did in one run of a machine.
 #[derive(Debug)]
@@ -32,6 +37,11 @@ pub(crate) struct Vcpu {
 
 /// What a vCPU reaches of its machine, and what of it must know when it sleeps.
 pub(crate) trait VcpuPlatform: Platform + Send {
+    /// Whether the guest lets the monitor look for work before the vCPU sleeps.
+    fn may_poll(&self) -> bool {
+        true
+    }
+
     /// The vCPU goes to sleep.
     fn sleeps(&self) {}
 
@@ -66,12 +76,13 @@ impl Vcpu {
         if self.index > 0 && !self.wait_for_start_up(engine) {
             return;
         }
+        let mut poll = HaltPoll::on_host(self.members.len());
         while !self.control.is_ending() {
             self.member().set_running(true);
             let stop = engine.run(self.platform.as_mut(), None);
             self.member().set_running(false);
             match stop {
-                Stop::Halted => self.halt(engine),
+                Stop::Halted => self.halt(engine, &mut poll),
                 Stop::Asked | Stop::Budget => {}
                 Stop::WaitForStartUp => {
                     if !self.wait_for_start_up(engine) {
@@ -88,9 +99,8 @@ impl Vcpu {
         &self.members[self.index]
     }
 
-    /// Sleeps until there is a reason to leave HLT. The sleeper serves timers itself, so that the
-    /// interrupt of an idle guest's timer does not have to cross threads.
-    fn halt(&self, engine: &mut dyn Engine) {
+    /// Waits until there is a reason to leave HLT.
+    fn halt(&self, engine: &mut dyn Engine, poll: &mut HaltPoll) {
         let mut reasons = Request::NMI | Request::INIT | Request::STOP;
         if engine.interrupts_enabled() {
             reasons |= Request::INTERRUPT;
@@ -98,15 +108,39 @@ impl Vcpu {
         if self.attention.pending().intersects(reasons) {
             return;
         }
-        self.platform.sleeps();
         self.clock.idle_begins();
+        let start = Instant::now();
+        if !self.platform.may_poll() || !self.look_for_work(reasons, start, poll.time()) {
+            self.sleep(engine, reasons);
+        }
+        poll.learn(start.elapsed());
+        self.clock.idle_ends();
+    }
+
+    /// Looks for one of `reasons` until `time` after `start`; returns whether there is one.
+    fn look_for_work(&self, reasons: Request, start: Instant, time: Duration) -> bool {
+        // Whoever brings work needs no wake-up then. A timer is as well served by a sleeper.
+        while !self.attention.pending().intersects(reasons) {
+            if start.elapsed() >= time {
+                return false;
+            }
+            for _ in 0..LOOKS {
+                std::hint::spin_loop();
+            }
+        }
+        true
+    }
+
+    /// Sleeps until one of `reasons`. The sleeper serves timers itself, so that the
+    /// interrupt of an idle guest's timer does not have to cross threads.
+    fn sleep(&self, engine: &mut dyn Engine, reasons: Request) {
+        self.platform.sleeps();
         while !self.attention.pending().intersects(reasons) {
             let ticket = self.ledger.start(Intercept::Idle);
             self.attention.wait(reasons, self.clock.time_to_next());
             self.ledger.finish(ticket);
             self.clock.fire_due();
         }
-        self.clock.idle_ends();
         if self.platform.wakes() {
             engine.flush_translations();
         }

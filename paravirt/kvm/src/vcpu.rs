@@ -156,6 +156,12 @@ impl KvmVcpu {
         let _ = self.running(running);
     }
 
+    /// Whether the monitor may look for work for a while before a halted vCPU sleeps. Guests that do so
+    /// themselves do not want it.
+    pub fn may_poll(&self) -> bool {
+        self.poll_control & register::ENABLED != 0
+    }
+
     /// The vCPU halts.
     pub fn sleeps(&self) {
         self.set_running(false);
@@ -202,6 +208,14 @@ mod tests {
         assert!(vcpu.msr_write(register::STEAL_TIME, 0x3021, 0).is_err());
         assert!(!KvmVcpu::owns_msr(0x4b56_4d02));
         assert!(vcpu.msr_read(0x4b56_4d02).is_err());
+    }
+
+    #[test]
+    fn the_monitor_looks_for_work_unless_the_guest_does() {
+        let (mut vcpu, _) = vcpu();
+        assert!(vcpu.may_poll());
+        vcpu.msr_write(register::POLL_CONTROL, 0, 0).unwrap();
+        assert!(!vcpu.may_poll());
     }
 
     #[test]
