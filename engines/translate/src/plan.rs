@@ -3,7 +3,7 @@
 //! Operands whose addresses differ by a constant, such as the slots of a stack frame or the fields of a
 //! structure, lie in one page more often than not. They form a group: one probe checks the whole range
 //! of bytes that they span, and each then is a copied instruction relative to the host address that the
-//! probe found. A range that crosses into another page, or whose page the TLB does not have, is left to a
+//! probe found. What is read and then written makes the group one that may be written. A range that crosses into another page, or whose page the TLB does not have, is left to a
 //! second translation of the rest of the block, without groups; so a probe may stand earlier than its first
 //! operand, where no flags are alive, and may check for operands that a branch then skips.
 //!
@@ -149,7 +149,18 @@ struct Cluster {
     low: i64,
     high: i64,
     write: bool,
+    /// The first member only reads what another one writes.
+    read_first: bool,
     members: Vec<(usize, Slot, i64, usize)>,
+}
+
+impl Cluster {
+    /// Whether one of the members has all of these bytes. What is read and then written is in a page that
+    /// may be written more often than not; other writes would let reads of pages fail that may not.
+    fn reads(&self, low: i64, high: i64) -> bool {
+        let mut members = self.members.iter();
+        members.any(|&(_, _, from, size)| from <= low && high <= from + size as i64)
+    }
 }
 
 /// The groups of a block.
@@ -337,12 +348,14 @@ impl Planner {
         let member = (index, access.slot, low, access.size);
         let joined = self.open.iter_mut().rev().find(|cluster| {
             cluster.origin == origin
-                && (cluster.write || !access.write)
+                && (cluster.write || !access.write || cluster.reads(low, high))
                 && cluster.high.max(high) - cluster.low.min(low) <= SPAN
         });
         if let Some(cluster) = joined {
             cluster.low = cluster.low.min(low);
             cluster.high = cluster.high.max(high);
+            cluster.read_first |= !cluster.write && access.write;
+            cluster.write |= access.write;
             cluster.members.push(member);
             return;
         }
@@ -351,7 +364,8 @@ impl Planner {
             self.closed.push(oldest);
         }
         let members = vec![member];
-        self.open.push(Cluster { origin, low, high, write: access.write, members });
+        let write = access.write;
+        self.open.push(Cluster { origin, low, high, write, read_first: false, members });
     }
 
     /// The address of a cluster's first byte before instruction `index`, if registers hold what it is
@@ -419,6 +433,7 @@ impl Planner {
             let Some(address) = self.address(cluster, at) else { continue };
             // The stack comes after the operand.
             let is_first = at == begin
+                && !cluster.read_first
                 && (slot == Slot::Operand || instructions[begin].0.op0_kind() != OpKind::Memory);
             let group = plan.groups.len();
             plan.groups.push(Group {
@@ -589,6 +604,18 @@ mod tests {
         assert_eq!(plan.groups.len(), 1);
         assert_eq!(plan.member(0, Slot::Operand), None);
         assert_eq!(plan.probes_at(1).count(), 1);
+    }
+
+    #[test]
+    fn what_is_read_and_then_written_is_one_group() {
+        // mov rax, [rbx]; add rbx, 8; mov [rbx-8], rax
+        let bytes = [0x48, 0x8b, 0x03, 0x48, 0x83, 0xc3, 0x08, 0x48, 0x89, 0x43, 0xf8];
+        let plan = plan(&bytes, &[0; 3]);
+        assert_eq!(plan.groups.len(), 1);
+        // The read must not fault as a write.
+        assert_eq!((plan.groups[0].write, plan.groups[0].first), (true, None));
+        assert!(plan.member(0, Slot::Operand).is_some());
+        assert!(plan.member(2, Slot::Operand).is_some());
     }
 
     #[test]
