@@ -39,17 +39,13 @@ pub struct BlockCache {
     /// Instructions that continue on the next page, each a block of its own, with their bytes.
     crossings: HashMap<u64, ([u8; MAX_INSTRUCTION], Rc<Block>)>,
     ops: usize,
+    /// Most decoded instructions.
+    bound: usize,
 }
 
 impl Default for BlockCache {
     fn default() -> Self {
-        Self {
-            front: (0..FRONT).map(|_| None).collect(),
-            blocks: HashMap::new(),
-            by_page: HashMap::new(),
-            crossings: HashMap::new(),
-            ops: 0,
-        }
+        Self::bounded(MAX_OPS)
     }
 }
 
@@ -65,6 +61,19 @@ fn slot(key: u64) -> usize {
 }
 
 impl BlockCache {
+    /// An empty cache that is emptied before it holds more than `bound` instructions, of some 100
+    /// bytes each.
+    pub fn bounded(bound: usize) -> Self {
+        Self {
+            front: (0..FRONT).map(|_| None).collect(),
+            blocks: HashMap::new(),
+            by_page: HashMap::new(),
+            crossings: HashMap::new(),
+            ops: 0,
+            bound,
+        }
+    }
+
     /// The block of `key`, if there is one and it is current.
     #[inline]
     pub fn get(&mut self, key: u64, version: u32) -> Option<Rc<Block>> {
@@ -98,7 +107,7 @@ impl BlockCache {
         ops: Vec<Op>,
         length: u16,
     ) -> Rc<Block> {
-        if self.ops + ops.len() > MAX_OPS {
+        if self.ops + ops.len() > self.bound {
             self.clear();
         }
         self.ops += ops.len();

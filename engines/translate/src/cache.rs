@@ -2,13 +2,13 @@
 
 use crate::build::{Built, Mapped};
 use crate::emit::relative;
-use crate::site::{Kind, Site};
+use crate::site::Sites;
 use ambos_hostcode::Arena;
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 /// Most places without a block that are remembered.
-const MAX_OTHERS: usize = 1 << 18;
+const MAX_OTHERS: usize = 1 << 14;
 
 /// What identifies a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,6 +24,15 @@ pub(crate) struct Key {
     pub(crate) tail: u64,
     /// Its memory operands may share probes.
     pub(crate) groups: bool,
+}
+
+impl Key {
+    /// A hash with all bits spread.
+    pub(crate) fn hash(&self) -> u64 {
+        let mut hasher = FoldHasher::default();
+        Hash::hash(self, &mut hasher);
+        hasher.finish()
+    }
 }
 
 /// Multiplies and folds: keys are few words of well-spread addresses.
@@ -59,8 +68,6 @@ type Map<K, V> = HashMap<K, V, BuildHasherDefault<FoldHasher>>;
 /// What is known of a place in guest code.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Place {
-    /// Interpreted so far, this many times.
-    Cold(u32),
     /// Translated, as this block.
     Block(u32),
     /// Its first instruction ends in the next page: blocks are found by both pages.
@@ -138,19 +145,24 @@ struct Page {
 pub(crate) struct Cache {
     places: Map<Key, Place>,
     pub(crate) blocks: Vec<Block>,
-    pub(crate) sites: Vec<Site>,
+    pub(crate) sites: Sites,
     pages: Map<usize, Page>,
 }
 
 impl Cache {
+    /// No blocks, in a code cache at `base`.
+    pub(crate) fn new(base: u64) -> Self {
+        Self { sites: Sites::new(base), ..Self::default() }
+    }
+
     /// What is known of `key`, whose page has code version `version`.
     #[inline]
     pub(crate) fn get(&self, key: Key) -> Option<Place> {
         self.places.get(&key).copied()
     }
 
-    /// Notes what is known of `key`.
-    pub(crate) fn set(&mut self, key: Key, place: Place) {
+    /// Notes something other than a block of a place.
+    fn set(&mut self, key: Key, place: Place) {
         if self.places.len() > self.blocks.len() + MAX_OTHERS {
             // A guest may run through any number of places once.
             self.places.retain(|_, place| matches!(place, Place::Block(_)));
@@ -188,7 +200,7 @@ impl Cache {
             map: built.map,
             live_after: built.live_after,
         });
-        self.sites.extend(built.sites);
+        built.sites.into_iter().for_each(|site| self.sites.push(site));
         for &(ram_page, version) in pages {
             let page = self.pages.entry(ram_page).or_insert_with(|| Page {
                 version,
@@ -221,12 +233,7 @@ impl Cache {
     /// Number of the site of the memory operand that goes on at `ready` with what the TLB has.
     pub(crate) fn operand_site(&self, ready: u64) -> Option<usize> {
         let block = &self.blocks[self.block_at(ready)? as usize];
-        let sites = self.sites.get(block.sites.clone())?;
-        let found = sites.iter().position(|site| match site.kind {
-            Kind::Miss { ready: at, .. } | Kind::Group { ready: at, .. } => at == ready,
-            _ => false,
-        });
-        Some(block.sites.start + found?)
+        self.sites.operand_at(block.sites.clone(), ready)
     }
 
     /// Drops the blocks of a page; returns how many. Jumps to them from outside the page must be
@@ -271,8 +278,8 @@ impl Cache {
         self.pages.get(&ram_page).is_some_and(|page| page.version != version)
     }
 
-    /// Forgets everything.
-    pub(crate) fn clear(&mut self) {
-        *self = Self::default();
+    /// Forgets everything. The code cache is at `base`.
+    pub(crate) fn clear(&mut self, base: u64) {
+        *self = Self::new(base);
     }
 }

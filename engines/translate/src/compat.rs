@@ -265,7 +265,7 @@ impl Builder<'_> {
         let from = self.word32(reg::RSP, 0, false, flags_live);
         self.load32(reg::R10, from);
         self.lea32(reg::RSP, reg::RSP, release);
-        self.through_jump_cache(i64::from(release));
+        self.through_jump_cache(release);
     }
 
     /// Loads the target of an indirect jump or call into R10; `false` if that cannot be done.

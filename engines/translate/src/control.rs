@@ -10,14 +10,15 @@ use ambos_interpret::mmu::{Entry, jump_slot};
 
 impl Builder<'_> {
     /// Goes on at `target`, relative to the page, if the condition holds.
-    pub(crate) fn edge(&mut self, target: u64, condition: Option<u8>, stack: i64) {
+    pub(crate) fn edge(&mut self, target: u64, condition: Option<u8>, stack: i32) {
         self.want_flags(self.idle());
         // A straddling instruction depends on where the next page is mapped, as far ones do.
-        let inside = target < 0x1000 && !self.straddles(target);
+        let inside =
+            u16::try_from(target).ok().filter(|&inside| inside < 0x1000 && !self.straddles(target));
         match condition {
             Some(condition) => {
                 let displacement = self.code.jump_if(condition, 0);
-                if inside {
+                if let Some(target) = inside {
                     let site = self.site(Kind::Link { patch: displacement, target, groups: true });
                     self.cold(displacement, site, ColdKind::Leave);
                 } else {
@@ -25,16 +26,18 @@ impl Builder<'_> {
                     self.fars.push(Far { displacement, target, offset, flags });
                 }
             }
-            None if inside => {
-                let displacement = self.code.jump(0);
-                let site = self.site(Kind::Link { patch: displacement, target, groups: true });
-                self.cold(displacement, site, ColdKind::Leave);
-            }
-            None => self.far_edge(target, stack),
+            None => match inside {
+                Some(target) => {
+                    let displacement = self.code.jump(0);
+                    let site = self.site(Kind::Link { patch: displacement, target, groups: true });
+                    self.cold(displacement, site, ColdKind::Leave);
+                }
+                None => self.far_edge(target, stack),
+            },
         }
     }
 
-    pub(crate) fn far_edge(&mut self, target: u64, stack: i64) {
+    pub(crate) fn far_edge(&mut self, target: u64, stack: i32) {
         let away = i32::try_from(target as i64);
         match away {
             Ok(away) if !self.source.absolute => {
@@ -60,7 +63,7 @@ impl Builder<'_> {
 
     /// Goes on at a known linear address, whose place in the jump cache is known as well. Blocks that it
     /// leads to have their address in them, as this one does, and do not want it in R10.
-    fn through_known_slot(&mut self, linear: u64, stack: i64) {
+    fn through_known_slot(&mut self, linear: u64, stack: i32) {
         self.leave_block();
         let entry = self.set.jumps + jump_slot(linear) as i32 * size_of::<Entry>() as i32;
         // cmp qword ptr [entry], linear
@@ -84,7 +87,7 @@ impl Builder<'_> {
 
     /// Goes on at the linear address in R10. Wherever that is finds the flags in memory: most code
     /// overwrites them before it asks, and then nothing restores them.
-    pub(crate) fn through_jump_cache(&mut self, stack: i64) {
+    pub(crate) fn through_jump_cache(&mut self, stack: i32) {
         self.leave_block();
         let jumps = self.set.jumps;
         second::jump_slot(self.code, reg::R11, reg::R10);

@@ -3,6 +3,7 @@
 use crate::apart::Run;
 use crate::build::{self, NoBlock, Source};
 use crate::cache::{Cache, Key, Place};
+use crate::cold::ColdPlaces;
 use crate::compat::{is_flat32, unlimited};
 use crate::counts;
 use crate::emit::Code;
@@ -17,6 +18,7 @@ use ambos_hostcode::arena::Region;
 use ambos_hostcode::guard::GuardedArea;
 use ambos_hostcode::{Arena, Windows, mem, signals};
 use ambos_interpret::Cpu;
+use ambos_interpret::blocks::BlockCache;
 use ambos_interpret::cpu::RIP;
 use ambos_interpret::exec::native::Class;
 use ambos_interpret::fetch::CodePage;
@@ -29,6 +31,9 @@ use std::sync::Arc;
 /// Bytes of the code cache for each site that may be kept: what is known of sites takes memory as well, and
 /// must not outgrow the code.
 const CODE_PER_SITE: usize = 256;
+
+/// Most instructions that are kept decoded for the interpreter, which runs what is not run often.
+const MAX_DECODED: usize = 48 << 10;
 
 /// One vCPU that translates.
 #[derive(Debug)]
@@ -44,6 +49,7 @@ pub struct Translator {
     // Book-keeping.
     perf_map: Option<PerfMap>,
     pub(crate) cache: Cache,
+    cold: ColdPlaces,
     pub(crate) statistics: Statistics,
     /// The epoch of the code versions that `cache` is current for.
     epoch: u64,
@@ -95,6 +101,7 @@ impl Translator {
         let windows = Arc::new(Windows::new(size_of::<Head>(), size_of::<Bank>(), BANKS)?);
         let attention_address = std::ptr::from_ref(attention.word()) as u64;
         let mut cpu = Cpu::new(ram, attention)?;
+        cpu.blocks = BlockCache::bounded(MAX_DECODED);
         cpu.tlb = Box::new(Tlb::in_windows(Arc::clone(&windows)));
         let slots = Slots {
             bit_index: [7, 15, 31, 63],
@@ -130,7 +137,8 @@ impl Translator {
             stubs_size: arena.used(Region::Hot),
             sets,
             attention_address,
-            cache: Cache::default(),
+            cache: Cache::new(arena.start() as u64),
+            cold: ColdPlaces::default(),
             statistics: Statistics::default(),
             epoch: 0,
             jump_modes: [[0; SETS]; BANKS],
@@ -217,15 +225,13 @@ impl Translator {
             tail: 0,
             groups: !std::mem::take(&mut self.ungrouped),
         };
-        let count = match self.cache.get(key) {
+        match self.cache.get(key) {
             Some(Place::Block(block)) => return Some(block),
             Some(Place::Straddles) => return self.find_straddling(platform, key, absolute, page),
             Some(Place::Never) => return None,
-            Some(Place::Cold(count)) => count + 1,
-            None => 1,
-        };
-        if count <= self.options.threshold && key.groups {
-            self.cache.set(key, Place::Cold(count));
+            None => {}
+        }
+        if key.groups && self.cold.count(&key) <= self.options.threshold {
             return None;
         }
         let version = self.watch(platform, page);
@@ -355,7 +361,7 @@ impl Translator {
     /// Drops all translated code.
     fn flush(&mut self) {
         self.statistics.flushes += 1;
-        self.cache.clear();
+        self.cache.clear(self.arena.start() as u64);
         self.arena.truncate(self.stubs_size);
         self.head.cpu.tlb.clear_all_jumps();
     }

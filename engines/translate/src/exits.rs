@@ -2,7 +2,7 @@
 
 use crate::dispatch::Translator;
 use crate::second;
-use crate::site::{Kind, Site};
+use crate::site::Kind;
 use ambos_hostcode::HostFault;
 use ambos_interpret::cpu::RIP;
 use ambos_interpret::exit::{Exit, Fault};
@@ -53,7 +53,7 @@ impl Translator {
             }
             Kind::Link { patch, target, groups } => {
                 self.take_flags();
-                self.head.cpu.native.gpr[RIP] = base.wrapping_add(target);
+                self.head.cpu.native.gpr[RIP] = base.wrapping_add(u64::from(target));
                 self.run.left = groups;
                 if !groups {
                     self.take_apart(block, offset);
@@ -65,7 +65,7 @@ impl Translator {
                 let flushes = self.statistics.flushes;
                 let Some(found) = self.find(platform) else { return Next::Boundary };
                 // Code without groups begins where code with them left off.
-                let backward = groups && target <= u64::from(offset);
+                let backward = groups && target <= offset;
                 let next = &self.cache.blocks[found as usize];
                 if next.key.tail != 0 {
                     return Next::Boundary;
@@ -87,7 +87,7 @@ impl Translator {
                 if !is_canonical(target) {
                     // The instruction must fault: run it again.
                     let rsp = &mut self.head.cpu.native.gpr[gpr::RSP];
-                    *rsp = rsp.wrapping_sub(stack as u64);
+                    *rsp = rsp.wrapping_sub(i64::from(stack) as u64);
                     return self.interpret_at(platform, base.wrapping_add(u64::from(offset)));
                 }
                 self.head.cpu.native.gpr[RIP] = target;
@@ -209,8 +209,8 @@ impl Translator {
     /// Counts that a group was taken apart; if that is usual, its probe leads there at once.
     fn count_failure(&mut self, number: Option<usize>) {
         const USUAL: u32 = 16;
-        let site = number.and_then(|number| self.cache.sites.get_mut(number));
-        let Some(Site { kind: Kind::Group { failures, patch, apart, .. }, .. }) = site else {
+        let group = number.and_then(|number| self.cache.sites.group_mut(number));
+        let Some(Kind::Group { failures, patch, apart, .. }) = group else {
             return;
         };
         *failures += 1;

@@ -30,6 +30,7 @@ mod bits;
 mod build;
 mod cache;
 mod classify;
+mod cold;
 mod compat;
 mod control;
 mod copy;

@@ -275,7 +275,7 @@ impl Builder<'_> {
         let here = self.code.here();
         self.code.bind(patch, here);
         let place = std::mem::replace(&mut self.offset, offset);
-        let site = self.site(Kind::Link { patch, target: u64::from(offset), groups: false });
+        let site = self.site(Kind::Link { patch, target: offset, groups: false });
         self.offset = place;
         self.leave_at(site);
     }

@@ -170,7 +170,7 @@ impl Builder<'_> {
         let from = self.stack_word(reg::RSP, None, flags_live);
         self.code.load(reg::R10, from);
         self.code.lea(reg::RSP, Mem::Base(reg::RSP, release));
-        self.through_jump_cache(i64::from(release));
+        self.through_jump_cache(release);
     }
 
     /// Loads the target of an indirect jump or call into R10, where the block ends; `false` if that
