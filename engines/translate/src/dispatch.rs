@@ -231,7 +231,7 @@ impl Translator {
             Some(Place::Never) => return None,
             None => {}
         }
-        if key.groups && self.cold.count(&key) <= self.options.threshold {
+        if key.groups && !self.cold.is_due(&key, self.options.threshold) {
             return None;
         }
         let version = self.watch(platform, page);
