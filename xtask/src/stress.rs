@@ -29,9 +29,8 @@ const TECHNIQUES: [&str; 2] = ["full", "para"];
 const ENGINES: [&str; 2] = ["translate", "interpret"];
 /// Guest RAM, in MiB.
 const RAM: u64 = 256;
-/// The most that a monitor may use beside guest RAM, in MiB: its code cache and 64 MiB for the rest for each
-/// vCPU.
-const MONITOR: u64 = 2 * 128;
+/// The most that a monitor may use beside guest RAM and its code cache, in MiB, for two vCPUs.
+const MONITOR: u64 = 2 * 96;
 /// The longest that a guest may take to boot and to end, beside its work.
 const GRACE: Duration = Duration::from_secs(240);
 /// Lines of a kernel log that must not be there.

@@ -33,7 +33,7 @@ use std::sync::Arc;
 const CODE_PER_SITE: usize = 256;
 
 /// Most instructions that are kept decoded for the interpreter, which runs what is not run often.
-const MAX_DECODED: usize = 48 << 10;
+const MAX_DECODED: usize = 96 << 10;
 
 /// One vCPU that translates.
 #[derive(Debug)]

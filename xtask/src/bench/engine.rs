@@ -1,6 +1,6 @@
 //! The engine: a loop of four instructions, and boots of stock kernels up to their first program.
 
-use super::monitor::{Monitor, guest_files, ours, private_memory, qemu};
+use super::monitor::{Monitor, guest_files, ours, private_memory, processor_seconds, qemu};
 use super::samples::{alternate, summary};
 use ambos_guest::Flavour;
 use std::io::{BufRead, BufReader, Write};
@@ -42,16 +42,19 @@ pub(super) fn measure(
     report("tight integer loop", "MIPS", monitors, &mips, true);
     for (flavour, name) in [(Flavour::Standard, "standard"), (Flavour::Cloud, "cloud")] {
         let (kernel, initrd) = guest_files(flavour)?;
-        let mut overhead = Vec::new();
+        let (mut overhead, mut idle) = (Vec::new(), Vec::new());
         let boots = alternate(monitors, runs, |monitor| {
-            let (seconds, memory) = boot(ambos, monitor, &kernel, &initrd)?;
+            let boot = boot(ambos, monitor, &kernel, &initrd)?;
             if monitor == Monitor::Ambos {
-                overhead.push(memory);
+                overhead.push(boot.memory);
+                idle.push(boot.idle);
             }
-            Ok(seconds)
+            Ok(boot.seconds)
         })?;
         report(&format!("boot {name} kernel to /init"), "s", monitors, &boots, false);
-        report(&format!("memory beside RAM, {name}"), "MiB", &[Monitor::Ambos], &[overhead], false);
+        let ours = &[Monitor::Ambos];
+        report(&format!("memory beside RAM, {name}"), "MiB", ours, &[overhead], false);
+        report(&format!("idle guest, {name}"), "% CPU", ours, &[idle], false);
     }
     Ok(())
 }
@@ -105,13 +108,18 @@ fn time_to_end(ambos: &Path, monitor: Monitor, image: &Path) -> Result<f64, Stri
     Ok(start.elapsed().as_secs_f64())
 }
 
-/// Seconds from process start to `/init`, and the monitor's memory beside guest RAM then, in MiB.
-fn boot(
-    ambos: &Path,
-    monitor: Monitor,
-    kernel: &Path,
-    initrd: &Path,
-) -> Result<(f64, f64), String> {
+/// What is seen of a guest that boots to a shell's prompt.
+struct Boot {
+    /// Seconds from process start to `/init`.
+    seconds: f64,
+    /// The monitor's memory then, beside guest RAM and code cache, in MiB.
+    memory: f64,
+    /// What the waiting guest takes of a processor, in percent, where that is measured.
+    idle: f64,
+}
+
+/// Boots a guest.
+fn boot(ambos: &Path, monitor: Monitor, kernel: &Path, initrd: &Path) -> Result<Boot, String> {
     let append = "console=ttyS0 quiet panic=-1";
     let mut command = match monitor {
         Monitor::Ambos | Monitor::Interpreter => {
@@ -133,10 +141,24 @@ fn boot(
     let reached = wait_for(&mut child, INIT_REACHED);
     let seconds = start.elapsed().as_secs_f64();
     let memory = private_memory(child.id());
+    let idle = match (&reached, monitor) {
+        (Ok(()), Monitor::Ambos) => idle(child.id()),
+        _ => 0.0,
+    };
     let _ = child.kill();
     let _ = child.wait();
     reached.map_err(|seen| format!("{} did not reach /init: {seen}", monitor.name()))?;
-    Ok((seconds, memory))
+    Ok(Boot { seconds, memory, idle })
+}
+
+/// Percentage of a processor that a process takes, once what it began with has settled.
+fn idle(process: u32) -> f64 {
+    const SETTLE: Duration = Duration::from_secs(3);
+    const LOOK: Duration = Duration::from_secs(5);
+    std::thread::sleep(SETTLE);
+    let (start, before) = (Instant::now(), processor_seconds(process));
+    std::thread::sleep(LOOK);
+    (processor_seconds(process) - before) / start.elapsed().as_secs_f64() * 100.0
 }
 
 /// Reads what the guest prints until `marker`; the last of it if the marker does not come.
