@@ -165,6 +165,8 @@ pub trait GuestCpu {
     fn flush_page(&mut self, linear: u64);
     /// Forgets the translations of the page of `linear`, which is of 4 KiB, in what is cached of a number.
     fn flush_page_of(&mut self, space: u16, linear: u64);
+    /// Forgets the translations of addresses in the lower half, those of programs, in what is cached of a number.
+    fn flush_lower_half_of(&mut self, space: u16);
     /// Forgets what makes the guest-physical page at `gpa` writable.
     fn protect_frame(&mut self, gpa: u64);
     /// Serves pending requests of other vCPUs to forget translations, while the supervisor waits for one of them.

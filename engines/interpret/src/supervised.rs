@@ -29,6 +29,7 @@ impl Cpu {
     /// Begins to run the guest deprivileged.
     pub fn begin_supervised(&mut self) {
         self.supervised.on = true;
+        self.tlb.tell_halves_apart();
         self.tr =
             Segment { attributes: attr::P | system_type::TSS_BUSY, limit: 0, ..Segment::default() };
         self.update_mode();
@@ -320,6 +321,10 @@ impl GuestCpu for Cpu {
 
     fn flush_page_of(&mut self, space: u16, linear: u64) {
         self.tlb.flush_page_of(space, linear);
+    }
+
+    fn flush_lower_half_of(&mut self, space: u16) {
+        self.tlb.flush_lower_half_of(space);
     }
 
     fn protect_frame(&mut self, gpa: u64) {

@@ -31,6 +31,7 @@ pub(crate) struct FakeCpu {
     pub(crate) flushed_pages: Vec<u64>,
     pub(crate) flushed_spaces: Vec<u16>,
     pub(crate) flushed_of_spaces: Vec<(u16, u64)>,
+    pub(crate) flushed_lower_halves: Vec<u16>,
     pub(crate) space: (u64, u16),
 }
 
@@ -75,6 +76,9 @@ impl GuestCpu for FakeCpu {
     }
     fn flush_page_of(&mut self, space: u16, linear: u64) {
         self.flushed_of_spaces.push((space, linear));
+    }
+    fn flush_lower_half_of(&mut self, space: u16) {
+        self.flushed_lower_halves.push(space);
     }
     fn protect_frame(&mut self, _: u64) {}
     fn serve_flush(&mut self) {}
@@ -168,6 +172,7 @@ impl Guest {
             flushed_pages: Vec::new(),
             flushed_spaces: Vec::new(),
             flushed_of_spaces: Vec::new(),
+            flushed_lower_halves: Vec::new(),
             space: (0, 0),
         };
         assert_eq!(vcpu.trap(&mut cpu, Trap::Event), Resume::Run);

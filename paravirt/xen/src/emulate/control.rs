@@ -102,14 +102,13 @@ impl XenVcpu {
             let old = std::mem::replace(&mut self.kernel_root, root);
             pages.give(old);
         }
-        let renewal = pages.renewal(root, self.spaces.epoch(root));
+        if self.kernel_mode {
+            self.spaces.enter(cpu, root, &pages);
+        } else {
+            self.spaces.renew(cpu, root, &pages);
+        }
         drop(pages);
         self.drop_local(cpu);
-        if self.kernel_mode {
-            self.spaces.enter(cpu, root, renewal);
-        } else {
-            self.spaces.renew(cpu, root, renewal);
-        }
         Ok(())
     }
 

@@ -119,10 +119,8 @@ impl XenVcpu {
                 pages.give(old);
             }
         }
-        let renewal = pages.renewal(root, self.spaces.epoch(root));
-        drop(pages);
         if root != 0 {
-            self.spaces.renew(cpu, root, renewal);
+            self.spaces.renew(cpu, root, &pages);
         }
         Ok(())
     }
@@ -180,11 +178,11 @@ impl XenVcpu {
                 Some(page) if super::is_canonical(page) => cpu.flush_page(page),
                 Some(_) => {}
                 None => {
+                    let domain = Arc::clone(&self.domain);
+                    let pages = domain.pages(cpu);
                     for root in [self.kernel_root, self.user_root] {
                         if root != 0 {
-                            let known = self.spaces.epoch(root);
-                            let renewal = self.domain.pages(cpu).renewal(root, known);
-                            self.spaces.renew(cpu, root, renewal);
+                            self.spaces.renew(cpu, root, &pages);
                         }
                     }
                 }

@@ -5,6 +5,10 @@
 //! taken away or restricted matters to the top-level tables from which its table is reached. The tables of
 //! a process are reached from two of them, for kernel and for user mode; those of the kernel itself from all,
 //! and these are not followed up.
+//!
+//! The upper half of the addresses is the kernel's, and the same in all address spaces whose top-level tables have
+//! the same entries there. So what is cached of it may outlive its address space. What changes there is counted for
+//! all address spaces together as well, because tables that are tables no more are not followed up.
 
 use std::collections::HashMap;
 
@@ -51,6 +55,8 @@ type Root = (u64, u64);
 pub(crate) enum Stale {
     /// The pages of these linear addresses; none may be.
     Pages(Vec<u64>),
+    /// The lower half, and these pages of the upper half.
+    LowerHalf(Vec<u64>),
     /// All of it.
     Everything,
 }
@@ -60,24 +66,34 @@ pub(crate) enum Stale {
 struct Restrictions {
     /// The last one.
     last: u64,
-    /// The last one that is not among the pages.
-    other: u64,
+    /// The last ones that are not among the pages, in the lower and in the upper half.
+    others: [u64; 2],
     /// The last pages, with the number of the restriction, oldest first.
     pages: Vec<(u64, u64)>,
+    /// When the table was last one no more.
+    ended: u64,
 }
 
 impl Restrictions {
-    fn everything(&mut self, count: u64) {
-        (self.last, self.other) = (count, count);
-        self.pages = Vec::new();
+    /// Adds one of the entry of a table of `level` that maps what begins at `linear`.
+    fn add(&mut self, count: u64, linear: u64, level: u8) {
+        self.last = count;
+        if level > 1 {
+            self.others[usize::from(is_upper(linear))] = count;
+        } else if self.pages.last() != Some(&(count, linear)) {
+            if self.pages.len() == TOLD {
+                let (count, linear) = self.pages.remove(0);
+                let other = &mut self.others[usize::from(is_upper(linear))];
+                *other = count.max(*other);
+            }
+            self.pages.push((count, linear));
+        }
     }
 
-    fn page(&mut self, count: u64, linear: u64) {
-        self.last = count;
-        if self.pages.len() == TOLD {
-            self.other = self.pages.remove(0).0;
-        }
-        self.pages.push((count, linear));
+    /// The pages since `epoch` that `of` holds of.
+    fn pages_since(&self, epoch: u64, of: impl Fn(u64) -> bool) -> Vec<u64> {
+        let later = self.pages.iter().filter(|&&(count, linear)| count > epoch && of(linear));
+        later.map(|(_, linear)| *linear).collect()
     }
 }
 
@@ -88,6 +104,8 @@ pub(super) struct Changes {
     count: u64,
     /// The last one that may matter to all address spaces.
     general: u64,
+    /// What matters to the upper half of any address space, besides.
+    upper: Restrictions,
     /// What matters to the address space of a top-level table.
     of_root: HashMap<u64, Restrictions>,
     /// The addresses of the entries that link a table. Once there are too many they stay so until it is a
@@ -105,14 +123,30 @@ impl Changes {
 
     /// What may have become wrong of translations through `root` since its epoch was `epoch`.
     pub(super) fn since(&self, root: u64, epoch: u64) -> Stale {
-        let Some(restrictions) = self.of_root.get(&root) else {
-            return if self.general > epoch { Stale::Everything } else { Stale::Pages(Vec::new()) };
-        };
-        if self.general.max(restrictions.other) > epoch {
+        if self.general > epoch {
             return Stale::Everything;
         }
-        let later = restrictions.pages.iter().filter(|(count, _)| *count > epoch);
-        Stale::Pages(later.map(|(_, linear)| *linear).collect())
+        let Some(restrictions) = self.of_root.get(&root) else { return Stale::Pages(Vec::new()) };
+        let [lower, upper] = restrictions.others.map(|other| other > epoch);
+        if upper || restrictions.ended > epoch {
+            Stale::Everything
+        } else if lower {
+            Stale::LowerHalf(restrictions.pages_since(epoch, is_upper))
+        } else {
+            Stale::Pages(restrictions.pages_since(epoch, |_| true))
+        }
+    }
+
+    /// The pages of the upper half that may have become wrong in any address space since the epoch of one was
+    /// `epoch`; `None` if all may have.
+    pub(super) fn upper_half_since(&self, epoch: u64) -> Option<Vec<u64>> {
+        let known = self.general.max(self.upper.others[1]) <= epoch;
+        known.then(|| self.upper.pages_since(epoch, is_upper))
+    }
+
+    /// Whether `root` was a top-level table without interruption since its epoch was `epoch`.
+    pub(super) fn is_same(&self, root: u64, epoch: u64) -> bool {
+        self.of_root.get(&root).is_none_or(|restrictions| restrictions.ended <= epoch)
     }
 
     /// The entry at guest-physical address `at` names the table `child`.
@@ -126,22 +160,30 @@ impl Changes {
         }
     }
 
-    /// The entry at `at` names the table `child` no more.
-    pub(super) fn unlink(&mut self, child: u64, at: u64) {
+    /// The entry at `at`, of a table of `level`, names the table `child` no more.
+    pub(super) fn unlink(&mut self, child: u64, at: u64, level: u8) {
         self.last = None;
-        if let Some(Reached::From(few)) = self.parents.get_mut(&child) {
-            few.iter_mut().filter(|slot| **slot == at).for_each(|slot| *slot = 0);
+        let Some(Reached::From(few)) = self.parents.get_mut(&child) else { return };
+        few.iter_mut().filter(|slot| **slot == at).for_each(|slot| *slot = 0);
+        // What happens to a table that is not reached is not followed up, so nobody may have cached
+        // anything through it when it is linked again.
+        let is_link = |at: u64| is_upper(span(at, 4));
+        if level == 4 && is_link(at) && !few.iter().any(|&at| is_link(at)) {
+            self.restrict_all();
         }
     }
 
     /// `table` is a table of this level no more. Nothing links it by then, so it matters only where it was
-    /// a top-level table itself.
+    /// a top-level table itself, or linked in the upper half from more places than are followed up.
     pub(super) fn end_table(&mut self, table: u64, level: u8) {
         self.last = None;
-        self.parents.remove(&table);
+        let parents = self.parents.remove(&table);
         if level == 4 {
             self.count += 1;
-            self.of_root.entry(table).or_default().everything(self.count);
+            let restrictions = self.of_root.entry(table).or_default();
+            (restrictions.last, restrictions.ended) = (self.count, self.count);
+        } else if level == 3 && parents == Some(Reached::Widely) {
+            self.restrict_all();
         }
     }
 
@@ -152,15 +194,25 @@ impl Changes {
             Reached::From(roots) => {
                 for (root, base) in roots.into_iter().filter(|(root, _)| *root != 0) {
                     let restrictions = self.of_root.entry(root).or_default();
-                    if level == 1 {
-                        let linear = (base | span(at, level)) << 16;
-                        restrictions.page(self.count, (linear as i64 >> 16) as u64);
-                    } else {
-                        restrictions.everything(self.count);
+                    let linear = sign_extended(base | span(at, level));
+                    restrictions.add(self.count, linear, level);
+                    if is_upper(linear) {
+                        self.upper.add(self.count, linear, level);
                     }
                 }
             }
             Reached::Widely => self.general = self.count,
+        }
+    }
+
+    /// The entry at `at` of a top-level table leads elsewhere than before, if only to where it led nowhere: in the
+    /// upper half it is no longer like others.
+    pub(super) fn replace_top(&mut self, at: u64) {
+        let linear = sign_extended(span(at, 4));
+        if is_upper(linear) {
+            self.count += 1;
+            self.of_root.entry(at >> 12).or_default().add(self.count, linear, 4);
+            self.upper.add(self.count, linear, 4);
         }
     }
 
@@ -213,6 +265,16 @@ fn span(at: u64, level: u8) -> u64 {
     ((at & 0xfff) / 8) << (12 + 9 * (level - 1))
 }
 
+/// A linear address from its lower 48 bits.
+fn sign_extended(linear: u64) -> u64 {
+    ((linear << 16) as i64 >> 16) as u64
+}
+
+/// Whether the address is in the upper half.
+fn is_upper(linear: u64) -> bool {
+    linear >> 47 & 1 != 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,7 +310,7 @@ mod tests {
         assert_eq!([40, 41, 42].map(|root| changes.epoch(root)), [2, 1, 0]);
         changes.restrict(entry(41, 0), 4);
         assert_eq!([40, 41, 42].map(|root| changes.epoch(root)), [2, 3, 0]);
-        changes.unlink(30, entry(41, 1));
+        changes.unlink(30, entry(41, 1), 4);
         changes.restrict(entry(20, 0), 2);
         assert_eq!([40, 41, 42].map(|root| changes.epoch(root)), [4, 3, 0]);
     }
@@ -267,10 +329,10 @@ mod tests {
         for _ in 2..=TOLD {
             changes.restrict(entry(10, 5), 1);
         }
-        assert_eq!(changes.since(40, 0), Stale::Everything);
+        assert_eq!(changes.since(40, 0), Stale::LowerHalf(vec![!0xfff]));
         assert_eq!(changes.since(40, 1), Stale::Pages([&[!0xfff][..], &[page + 4096; 7]].concat()));
         changes.restrict(entry(20, 3), 2);
-        assert_eq!(changes.since(41, changes.epoch(41) - 1), Stale::Everything);
+        assert_eq!(changes.since(41, changes.epoch(41) - 1), Stale::LowerHalf(vec![]));
         changes.restrict_all();
         assert_eq!(changes.since(42, 0), Stale::Everything);
         assert_eq!(changes.since(42, changes.epoch(42)), Stale::Pages(vec![]));
@@ -285,8 +347,8 @@ mod tests {
         changes.restrict(entry(10, 0), 1);
         assert_eq!([40, 41, 42, 43].map(|root| changes.epoch(root)), [1; 4]);
         // Links that go away are not counted then.
-        changes.unlink(30, entry(42, 1));
-        changes.unlink(30, entry(41, 1));
+        changes.unlink(30, entry(42, 1), 4);
+        changes.unlink(30, entry(41, 1), 4);
         assert!(changes.is_shared(10, 1));
         changes.end_table(30, 3);
         changes.link(30, entry(41, 1));
@@ -297,7 +359,7 @@ mod tests {
     fn a_table_that_one_entry_links_twice_is_not_followed_up() {
         let mut changes = linked();
         changes.link(21, entry(31, 511));
-        changes.unlink(21, entry(31, 511));
+        changes.unlink(21, entry(31, 511), 3);
         assert!(changes.is_shared(11, 1));
     }
 
@@ -318,5 +380,76 @@ mod tests {
         assert_ne!(changes.epoch(40), before);
         assert_eq!(changes.since(40, before), Stale::Everything);
         assert_eq!(changes.epoch(41), 0);
+    }
+
+    #[test]
+    fn pages_that_are_told_no_more_hide_nothing_later() {
+        let mut changes = linked();
+        for index in 0..TOLD as u64 {
+            changes.restrict(entry(10, index), 1);
+        }
+        let epoch = changes.epoch(40);
+        changes.restrict(entry(20, 3), 2);
+        changes.restrict(entry(10, 0), 1);
+        assert_eq!(changes.since(40, epoch), Stale::LowerHalf(vec![]));
+    }
+
+    #[test]
+    fn what_changes_in_the_upper_half_is_told_of_all_address_spaces() {
+        let mut changes = linked();
+        changes.restrict(entry(10, 4), 1);
+        let epoch = changes.epoch(40);
+        assert_eq!(changes.upper_half_since(epoch), Some(vec![]));
+        changes.restrict(entry(11, 511), 1);
+        changes.restrict(entry(20, 3), 2);
+        assert_eq!(changes.since(40, epoch), Stale::LowerHalf(vec![!0xfff]));
+        assert_eq!(changes.upper_half_since(epoch), Some(vec![!0xfff]));
+        // Also of those that are not followed up any more.
+        changes.end_table(40, 4);
+        assert!(!changes.is_same(40, epoch));
+        assert!(changes.is_same(41, epoch));
+        assert_eq!(changes.upper_half_since(epoch), Some(vec![!0xfff]));
+        changes.restrict(entry(21, 511), 2);
+        assert_eq!(changes.upper_half_since(epoch), None);
+        assert_eq!(changes.since(40, epoch), Stale::Everything);
+        assert_eq!(changes.since(41, epoch), Stale::LowerHalf(vec![]));
+    }
+
+    #[test]
+    fn a_top_level_table_with_another_upper_half_is_not_like_before() {
+        let mut changes = linked();
+        changes.replace_top(entry(40, 1));
+        assert_eq!(changes.upper_half_since(0), Some(vec![]));
+        changes.replace_top(entry(40, 300));
+        assert_eq!(changes.upper_half_since(0), None);
+        assert_eq!([40, 41].map(|root| changes.epoch(root)), [1, 0]);
+        assert_eq!(changes.since(40, 0), Stale::Everything);
+    }
+
+    #[test]
+    fn a_table_of_the_upper_half_that_nothing_links_is_not_followed_up() {
+        let mut changes = linked();
+        let epoch = changes.epoch(40);
+        changes.link(31, entry(41, 511));
+        changes.unlink(31, entry(40, 511), 4);
+        assert!(changes.upper_half_since(epoch).is_some());
+        changes.unlink(31, entry(41, 511), 4);
+        assert_eq!(changes.upper_half_since(epoch), None);
+        // The same where the links are not known.
+        let mut changes = linked();
+        changes.link(31, entry(41, 511));
+        changes.link(31, entry(42, 511));
+        for root in [40, 41, 42] {
+            changes.unlink(31, entry(root, 511), 4);
+        }
+        assert!(changes.upper_half_since(0).is_some());
+        changes.end_table(31, 3);
+        assert_eq!(changes.upper_half_since(0), None);
+        // Programs' tables come and go.
+        let mut changes = linked();
+        changes.unlink(30, entry(40, 1), 4);
+        changes.unlink(30, entry(41, 1), 4);
+        changes.end_table(30, 3);
+        assert_eq!(changes.upper_half_since(0), Some(vec![]));
     }
 }

@@ -17,6 +17,7 @@ pub(crate) mod update;
 
 use crate::layout::{GRANT_FRAMES, Layout, STATUS_FRAMES};
 use ambos_memory::GuestRam;
+use ambos_x86::paging::{ACCESSED, DIRTY};
 use ambos_xen_abi::Errno;
 use changes::Changes;
 pub(crate) use changes::Stale;
@@ -70,12 +71,9 @@ pub(crate) trait Forget {
     fn protect(&mut self, frame: u64);
 }
 
-/// How what is cached of an address space becomes right.
-#[derive(Debug)]
-pub(crate) struct Renewal {
-    pub(crate) epoch: u64,
-    pub(crate) stale: Stale,
-}
+/// What a top-level table has for the upper half of the addresses, which is the kernel's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UpperHalf(Box<[u64]>);
 
 /// All frames.
 pub(crate) struct Pages {
@@ -150,14 +148,36 @@ impl Pages {
         (self.allocated, self.maximum)
     }
 
-    /// What has become wrong of translations cached through the top-level table `root` since this returned the
-    /// epoch `since`, and the epoch from which on they are right once that is forgotten.
-    pub(crate) fn renewal(&self, root: u64, since: Option<u64>) -> Renewal {
-        let stale = match since {
-            Some(epoch) => self.changes.since(root, epoch),
-            None => Stale::Everything,
-        };
-        Renewal { epoch: self.changes.epoch(root), stale }
+    /// Changes whenever translations through the top-level table `root` may have become wrong.
+    pub(crate) fn epoch(&self, root: u64) -> u64 {
+        self.changes.epoch(root)
+    }
+
+    /// What has become wrong of translations cached through `root` since its epoch was `epoch`; `None` if it was
+    /// not a top-level table all the time.
+    pub(crate) fn stale(&self, root: u64, epoch: u64) -> Option<Stale> {
+        self.changes.is_same(root, epoch).then(|| self.changes.since(root, epoch))
+    }
+
+    /// The same where a table with the same [`UpperHalf`] takes the place of one that it was cached through.
+    pub(crate) fn stale_in_other(&self, epoch: u64) -> Stale {
+        self.changes.upper_half_since(epoch).map_or(Stale::Everything, Stale::LowerHalf)
+    }
+
+    /// The upper half of a top-level table, as far as it is the guest's. There is none to compare with others where the
+    /// table maps itself there: then what the lower half has can be reached through it.
+    pub(crate) fn upper_half(&self, root: u64) -> Option<UpperHalf> {
+        let marks = ACCESSED | DIRTY;
+        let indices = tables::ENTRIES / 2..tables::ENTRIES;
+        let mut entries = Vec::with_capacity(indices.end as usize / 2);
+        for index in indices.filter(|&index| !tables::is_reserved(4, index)) {
+            let entry = self.ram.load_word((root << 12) + index * 8);
+            if entry::is_present(entry) && entry::frame(entry) == root {
+                return None;
+            }
+            entries.push(entry & !marks);
+        }
+        Some(UpperHalf(entries.into()))
     }
 
     /// Whether the guest may name the frame.

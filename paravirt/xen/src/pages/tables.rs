@@ -78,7 +78,7 @@ impl Pages {
             }
             self.release(frame);
         } else if frame != at >> 12 {
-            self.changes.unlink(frame, at);
+            self.changes.unlink(frame, at, level);
             self.give(frame);
         }
     }

@@ -97,6 +97,9 @@ impl Pages {
         (old, new): (u64, u64),
         forget: &mut dyn Forget,
     ) {
+        if level == 4 && (old ^ new) & !(ACCESSED | DIRTY) != 0 {
+            self.changes.replace_top(at);
+        }
         if !entry::is_restriction(old, new) {
             return;
         }

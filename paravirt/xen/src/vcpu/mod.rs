@@ -184,6 +184,11 @@ impl XenVcpu {
         cpu.set_base(SegmentName::Gs, self.other_gs_base);
         self.other_gs_base = base;
         let root = if self.kernel_mode { self.kernel_root } else { self.user_root };
+        if !self.spaces.knows(root) {
+            let domain = Arc::clone(&self.domain);
+            let pages = domain.pages(cpu);
+            self.spaces.renew(cpu, root, &pages);
+        }
         self.spaces.resume(cpu, root);
     }
 

@@ -48,15 +48,14 @@ impl XenVcpu {
         let taken = pages
             .pin(root, 4, &mut forget)
             .and_then(|()| pages.take(root, Use::Table(4), &mut forget));
-        let renewal = pages.renewal(root, self.spaces.epoch(root));
-        drop(pages);
         if taken.is_err() {
             return Flow::Crash("the initial page tables break the rules".to_owned());
         }
+        self.spaces.enter(cpu, root, &pages);
+        drop(pages);
         self.kernel_root = root;
         self.kernel_stack = (FLAT_DATA.selector, stack);
         self.load_tables(cpu);
-        self.spaces.enter(cpu, root, renewal);
         self.enter_run_state(cpu, ambos_xen_abi::vcpu::runstate::RUNNING);
         Flow::Guest
     }
@@ -128,8 +127,9 @@ impl XenVcpu {
         control.cr4 = Self::guest_cr4(word(context::CONTROL + 4 * 8), control.cr4);
         cpu.set_control(control);
         let root = if self.kernel_mode { self.kernel_root } else { self.user_root };
-        let renewal = self.domain.pages(cpu).renewal(root, self.spaces.epoch(root));
-        self.spaces.enter(cpu, root, renewal);
+        let domain = std::sync::Arc::clone(&self.domain);
+        let pages = domain.pages(cpu);
+        self.spaces.enter(cpu, root, &pages);
         Ok(())
     }
 }

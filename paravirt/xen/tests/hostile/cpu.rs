@@ -103,6 +103,9 @@ impl GuestCpu for Cpu {
     fn flush_page_of(&mut self, space: u16, linear: u64) {
         self.cached.remove(&(space, linear >> 12));
     }
+    fn flush_lower_half_of(&mut self, space: u16) {
+        self.cached.retain(|page, _| page.0 != space || page.1 >> 35 & 1 != 0);
+    }
     fn protect_frame(&mut self, gpa: u64) {
         for found in self.cached.values_mut().filter(|found| found.frame == gpa >> 12) {
             found.writable = false;

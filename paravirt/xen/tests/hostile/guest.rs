@@ -16,18 +16,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Linear address of physical frame 0.
-const WINDOW: u64 = 0x10_0000_0000;
+/// Linear addresses of physical frame 0, in the lower and in the upper half.
+const WINDOWS: [u64; 2] = [0x10_0000_0000, 0xffff_8810_0000_0000];
 /// Physical frames of the page tables at the start, top first.
 const TABLES: [u64; 4] = [0x10, 0x11, 0x12, 0x13];
 /// Physical frames that become page tables of a second address space, if the bytes say so.
 const SPARE: [u64; 4] = [0x18, 0x19, 0x1a, 0x1b];
+/// Physical frames that may become further top-level tables: more than are remembered.
+const ROOTS: std::ops::Range<u64> = 0x60..0x6c;
 /// Pages mapped at the start.
 const MAPPED: u64 = 128;
-/// Where arguments in memory lie.
-const BUFFER: u64 = WINDOW + 0x1000;
-const STACK: u64 = WINDOW + 0x8000;
-const HANDLER: u64 = WINDOW + 0x2000;
+/// Where arguments in memory lie, in a window.
+const BUFFER: u64 = 0x1000;
+const STACK: u64 = 0x8000;
+const HANDLER: u64 = 0x2000;
 /// The selector of the kernel's code.
 const KERNEL_CODE: u64 = 0xe033;
 /// The guest's own domain, in requests that name one.
@@ -97,13 +99,18 @@ struct Guest {
     vcpu: XenVcpu,
     layout: Layout,
     machine: Arc<Machine>,
+    /// The window that the guest uses most.
+    window: u64,
+    /// It does little but change address spaces.
+    restless: bool,
 }
 
 /// Does what the bytes say.
 pub(crate) fn run(data: &[u8]) {
     let mut input = Input(data);
     let Some(kind) = input.byte() else { return };
-    let mut guest = Guest::new(kind & 1 != 0);
+    let window = WINDOWS[usize::from(kind >> 1 & 1)];
+    let mut guest = Guest::new(kind & 1 != 0, window, kind & 4 != 0, kind & 8 != 0);
     for count in 0.. {
         if guest.step(&mut input).is_none() || guest.machine.0.load(Ordering::Relaxed) {
             break;
@@ -120,12 +127,12 @@ pub(crate) fn run(data: &[u8]) {
 
 impl Guest {
     /// A guest whose pages are mapped once more, after themselves, if `twice` holds: the table is then one
-    /// that is reached from many places.
-    fn new(twice: bool) -> Self {
+    /// that is reached from many places. They are mapped in `window`, and with `both` in the other one as well.
+    fn new(twice: bool, window: u64, both: bool, restless: bool) -> Self {
         let layout = Layout::new(4 << 20);
         let ram = Arc::new(GuestRam::new(layout.ram_size()).unwrap());
         let frame = |pfn| layout.machine_frame(pfn).unwrap();
-        let slots = [WINDOW >> 39, WINDOW >> 30, WINDOW >> 21].map(|index| index & 511);
+        let slots = [window >> 39, window >> 30, window >> 21].map(|index| index & 511);
         // The second address space is like the first, but not yet tables.
         for tables in [TABLES, SPARE] {
             for (level, slot) in slots.into_iter().enumerate() {
@@ -133,7 +140,8 @@ impl Guest {
                 ram.store_word((frame(tables[level]) << 12) + slot * 8, next);
             }
             for page in 0..MAPPED {
-                let read_only = TABLES.contains(&page) || SPARE.contains(&page);
+                let tables = [TABLES, SPARE].concat();
+                let read_only = tables.contains(&page) || ROOTS.contains(&page);
                 let right = if read_only { 0 } else { WRITE };
                 let entry = frame(page) << 12 | PRESENT | ACCESSED | DIRTY | right;
                 ram.store_word((frame(tables[3]) << 12) + page * 8, entry);
@@ -142,6 +150,22 @@ impl Guest {
         if twice {
             let table = frame(TABLES[2]) << 12;
             ram.store_word(table + (slots[2] + 1) * 8, ram.load_word(table + slots[2] * 8));
+        }
+        let top = |index| (frame(TABLES[0]) << 12) + index * 8;
+        if both {
+            for window in WINDOWS {
+                ram.store_word(top(window >> 39 & 511), ram.load_word(top(slots[0])));
+            }
+        }
+        for (root, index) in ROOTS.flat_map(|root| (0..512).map(move |index| (root, index))) {
+            ram.store_word((frame(root) << 12) + index * 8, ram.load_word(top(index)));
+        }
+        // Every other one has other tables in the window that is used less.
+        for root in ROOTS.filter(|root| both && root % 2 != 0) {
+            for other in WINDOWS.into_iter().filter(|other| *other != window) {
+                let at = (frame(root) << 12) + (other >> 39 & 511) * 8;
+                ram.store_word(at, frame(SPARE[1]) << 12 | PRESENT | WRITE | USER);
+            }
         }
         let machine = Arc::new(Machine::default());
         let (clock, _) = VmClock::manual();
@@ -157,35 +181,42 @@ impl Guest {
             console_frame: frame(0x20),
             store_frame: frame(0x21),
         });
-        let start = Some(Start { root: frame(TABLES[0]), stack: STACK });
+        let start = Some(Start { root: frame(TABLES[0]), stack: window + STACK });
         let mut vcpu = XenVcpu::new(domain, 0, Arc::new(Ledger::default()), Box::new(Plain), start);
         let mut cpu = Cpu::new(ram);
         assert_eq!(vcpu.trap(&mut cpu, Trap::Event), Resume::Run);
-        let mut guest = Self { cpu, vcpu, layout, machine };
+        let mut guest = Self { cpu, vcpu, layout, machine, window, restless };
         // With handlers for everything it survives more.
         for vector in 0..32 {
-            guest.put(2 * vector, &[vector | KERNEL_CODE << 16, HANDLER]);
+            guest.put(2 * vector, &[vector | KERNEL_CODE << 16, window + HANDLER]);
         }
         guest.put(64, &[0, 0]);
-        guest.call(Hypercall::SetTrapTable as u64, &[BUFFER]);
-        guest.call(Hypercall::SetCallbacks as u64, &[HANDLER; 3]);
+        guest.call(Hypercall::SetTrapTable as u64, &[window + BUFFER]);
+        guest.call(Hypercall::SetCallbacks as u64, &[window + HANDLER; 3]);
         guest
     }
 
     /// One thing that the guest does; `None` at the end of the bytes or of the guest.
     fn step(&mut self, input: &mut Input<'_>) -> Option<()> {
-        self.cpu.state.gpr[RSP] = STACK;
-        self.cpu.state.rip = HANDLER;
-        match input.byte()? % 16 {
+        self.cpu.state.gpr[RSP] = self.window + STACK;
+        self.cpu.state.rip = self.window + HANDLER;
+        let kind = input.byte()?;
+        let choice = if self.restless { [0, 6, 9, 9][usize::from(kind & 3)] } else { kind % 16 };
+        match choice {
             0..=2 => {
                 let (frame, index) = (input.page()?, input.below(64)?);
                 let value = if input.below(2)? == 0 { 0 } else { self.value(input)? };
                 // What the guest may not write it does not.
-                let at = WINDOW + (frame << 12) + index * 8;
+                let window =
+                    if kind & 32 == 0 { self.window } else { WINDOWS[usize::from(kind >> 6 & 1)] };
+                let frame = if self.restless { 0x30 | frame & 3 } else { frame };
+                let at = window + (frame << 12) + index * 8;
+                let _ = self.cpu.read(at, &mut [0; 8]);
                 let _ = self.cpu.write(at, &value.to_le_bytes());
                 Some(())
             }
             3..=5 => self.change_mapping(input),
+            6..=8 if self.restless => self.change_few(input),
             6..=8 => self.change_tables(input),
             9 | 10 => self.extended(input),
             11 => {
@@ -202,7 +233,7 @@ impl Guest {
                     }
                     self.put(8 * entry, &words);
                 }
-                self.call(Hypercall::Multicall as u64, &[BUFFER, entries])
+                self.call(Hypercall::Multicall as u64, &[self.window + BUFFER, entries])
             }
             12 => self.exception(input),
             13 => self.granting(input),
@@ -227,7 +258,7 @@ impl Guest {
 
     fn change_mapping(&mut self, input: &mut Input<'_>) -> Option<()> {
         let page = input.page()?;
-        let at = WINDOW + (page << 12);
+        let at = self.window + (page << 12);
         let entry = match input.below(4)? {
             0 => self.frame(page) << 12 | PRESENT | ACCESSED | DIRTY,
             1 => self.frame(page) << 12 | PRESENT | ACCESSED | DIRTY | WRITE,
@@ -235,6 +266,26 @@ impl Guest {
         };
         let flush = input.below(3)?;
         self.call(Hypercall::UpdateVaMapping as u64, &[at, entry, flush])
+    }
+
+    /// Changes an entry on the way to one of few pages.
+    fn change_few(&mut self, input: &mut Input<'_>) -> Option<()> {
+        let byte = input.byte()?;
+        let tables = [TABLES, SPARE][usize::from(byte & 1)];
+        let (table, slot, frame) = match byte >> 1 & 7 {
+            0 => (tables[1], self.window >> 30 & 511, TABLES[2]),
+            1 => (tables[1], self.window >> 30 & 511, SPARE[2]),
+            kind @ (2 | 3) => {
+                let root = ROOTS.start + input.below(ROOTS.end - ROOTS.start)?;
+                let slot = WINDOWS[usize::from(byte >> 4 & 1)] >> 39 & 511;
+                (root, slot, [TABLES[1], SPARE[1], root][input.below(kind.into())? as usize])
+            }
+            _ => (tables[3], 0x30 + input.below(4)?, 0x30 + input.below(4)?),
+        };
+        let self_map = if table == frame { 0 } else { WRITE };
+        let entry = self.frame(frame) << 12 | PRESENT | USER | self_map;
+        self.put(0, &[(self.frame(table) << 12) + slot * 8, entry]);
+        self.call(Hypercall::MmuUpdate as u64, &[self.window + BUFFER, 1, 0, SELF])
     }
 
     fn change_tables(&mut self, input: &mut Input<'_>) -> Option<()> {
@@ -248,7 +299,7 @@ impl Guest {
             };
             let slot = match input.below(3)? {
                 0 => u64::from(input.byte()?),
-                1 => WINDOW >> 30 & 511,
+                1 => self.window >> 30 & 511,
                 _ => 255 + input.below(18)?,
             };
             let address = (self.frame(table) << 12) + slot * 8;
@@ -256,23 +307,28 @@ impl Guest {
             let value = self.entry(input)?;
             self.put(2 * index, &[address | kind, value]);
         }
-        self.call(Hypercall::MmuUpdate as u64, &[BUFFER, count, 0, SELF])
+        self.call(Hypercall::MmuUpdate as u64, &[self.window + BUFFER, count, 0, SELF])
     }
 
     fn extended(&mut self, input: &mut Input<'_>) -> Option<()> {
-        let command = if input.below(2)? == 0 { input.below(5)? } else { input.below(22)? };
-        let frame = match input.below(4)? {
+        let command = match input.below(if self.restless { 3 } else { 4 })? {
+            0 | 1 => input.below(5)?,
+            2 => u64::from([ext::NEW_BASEPTR, ext::NEW_USER_BASEPTR][input.below(2)? as usize]),
+            _ => input.below(22)?,
+        };
+        let frame = match input.below(8)? {
             0 => TABLES[0],
             1 => SPARE[0],
-            2 => SPARE[input.below(4)? as usize],
+            2..=4 => ROOTS.start + input.below(ROOTS.end - ROOTS.start)?,
+            5 => SPARE[input.below(4)? as usize],
             _ => input.page()?,
         };
         let first = if input.below(8)? == 0 { self.value(input)? } else { self.frame(frame) };
         let second = self.value(input)?;
         self.put(0, &[command, first, second]);
-        self.call(Hypercall::MmuextOp as u64, &[BUFFER, 1, 0, SELF])?;
+        self.call(Hypercall::MmuextOp as u64, &[self.window + BUFFER, 1, 0, SELF])?;
         if self.cpu.state.gpr[RAX] == 0 {
-            if command == u64::from(ext::TLB_FLUSH_LOCAL) {
+            if [ext::TLB_FLUSH_LOCAL, ext::NEW_BASEPTR].map(u64::from).contains(&command) {
                 self.check_cached();
             } else if command <= u64::from(ext::PIN_L4_TABLE) {
                 let writable = |cached: &Cached| cached.writable && cached.frame == first;
@@ -286,7 +342,7 @@ impl Guest {
     fn granting(&mut self, input: &mut Input<'_>) -> Option<()> {
         let own = Domain::ID.0.into();
         let reference = input.below(4)?;
-        let linear = WINDOW + (input.page()? << 12);
+        let linear = self.window + (input.page()? << 12);
         let frame = self.frame(input.page()?);
         let operation = match input.below(8)? {
             0..=2 => {
@@ -303,7 +359,8 @@ impl Guest {
                 op::MAP_GRANT_REF
             }
             kind @ (5 | 6) => {
-                let second = if kind == 5 { frame << 12 } else { WINDOW + (input.page()? << 12) };
+                let second =
+                    if kind == 5 { frame << 12 } else { self.window + (input.page()? << 12) };
                 self.put(0, &[linear, second, input.below(4)?]);
                 if kind == 5 { op::UNMAP_GRANT_REF } else { op::UNMAP_AND_REPLACE }
             }
@@ -315,11 +372,11 @@ impl Guest {
                 op::COPY
             }
         };
-        self.call(Hypercall::GrantTableOp as u64, &[operation, BUFFER, 1])
+        self.call(Hypercall::GrantTableOp as u64, &[operation, self.window + BUFFER, 1])
     }
 
     fn exception(&mut self, input: &mut Input<'_>) -> Option<()> {
-        let address = WINDOW + (input.below(MAPPED)? << 12) + input.below(32)? * 8;
+        let address = self.window + (input.below(MAPPED)? << 12) + input.below(32)? * 8;
         let trap = match input.below(4)? {
             0 => Trap::Event,
             1 => Trap::SoftwareInterrupt { vector: input.byte()?, length: 2 },
@@ -343,8 +400,8 @@ impl Guest {
             0 | 1 => u64::from(input.byte()?),
             2 => SELF,
             3 => self.frame(input.below(MAPPED)?),
-            4 => WINDOW + (input.below(MAPPED)? << 12) + u64::from(input.byte()?) * 16,
-            5 => BUFFER + u64::from(input.byte()?) * 8,
+            4 => self.window + (input.below(MAPPED)? << 12) + u64::from(input.byte()?) * 16,
+            5 => self.window + BUFFER + u64::from(input.byte()?) * 8,
             6 => self.entry(input)?,
             7 => u64::from(input.byte()?),
             8 => [u64::MAX, HYPERVISOR_START, 1 << 31, 1 << 32, 1 << 63, u64::MAX - 3]
@@ -466,7 +523,7 @@ impl Guest {
     /// After a flush nothing cached allows more than the tables do.
     fn check_flush(&mut self) {
         self.put(0, &[ext::TLB_FLUSH_LOCAL.into(), 0, 0]);
-        let done = self.call(Hypercall::MmuextOp as u64, &[BUFFER, 1, 0, SELF]);
+        let done = self.call(Hypercall::MmuextOp as u64, &[self.window + BUFFER, 1, 0, SELF]);
         if done.is_some() && self.cpu.state.gpr[RAX] == 0 {
             self.check_cached();
         }

@@ -89,6 +89,14 @@ impl Fetches {
         self.pages.remove(&page).is_some_and(|(_, jumps)| jumps)
     }
 
+    /// Drops the pages that `keep` does not hold of; jumps to their code are the caller's.
+    pub(super) fn retain(&mut self, keep: impl Fn(u64) -> bool) {
+        self.pages.retain(|&page, _| keep(page));
+        for front in self.front.iter_mut().filter(|front| !keep(front.0)) {
+            *front = (NO_PAGE, FetchEntry::default());
+        }
+    }
+
     pub(super) fn clear(&mut self) {
         if !self.pages.is_empty() {
             self.pages.clear();

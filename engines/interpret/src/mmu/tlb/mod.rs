@@ -6,6 +6,8 @@
 //! Global pages are cached in every bank. Those of the supervisor stay when a bank's address space is
 //! flushed or another one gets the bank, as long as it cached few that are not global, which are dropped one by
 //! one: a kernel need not be found again after each new process.
+//! A deprivileged guest's kernel is a user here and has no global pages, but its supervisor knows when address spaces
+//! have the same upper half; then it is the pages of the lower half that are listed and dropped.
 //!
 //! Banks lie in memory that generated code can address: a bank is the tail of a window
 //! ([`Windows`]) whose head belongs to whoever made the windows. The layout is [`Bank`].
@@ -57,7 +59,7 @@ enum Stale {
 }
 
 /// Some pages of an address space. A Linux kernel reaches few that are not global, but some in each: its early
-/// page tables, and while it changes its own code.
+/// page tables, and while it changes its own code. Under Xen it reaches few of its programs'.
 #[derive(Debug, Default)]
 struct LocalPages(Vec<u64>);
 
@@ -87,7 +89,7 @@ struct BankState {
     pcid: Option<u16>,
     /// What is stale while it belongs to none.
     stale: Stale,
-    /// Pages of the supervisor that are cached but not global.
+    /// Pages of the supervisor that are cached but not global; where halves are told apart, those of the lower half.
     local: LocalPages,
     /// When it was last switched to.
     switched: u64,
@@ -109,6 +111,8 @@ pub struct Tlb {
     huge: Box<[u64; HUGE_WORDS]>,
     current: usize,
     switches: u64,
+    /// The lower half of an address space may be flushed alone.
+    halves: bool,
     /// How often translations were dropped.
     changes: u64,
 }
@@ -125,6 +129,11 @@ fn large_slot(linear: u64) -> (usize, u64) {
 
 fn huge_slot(linear: u64) -> (usize, u64) {
     filter_slot(linear, 30, HUGE_WORDS)
+}
+
+/// Whether an address is in the upper half.
+fn is_upper(linear: u64) -> bool {
+    linear >> 63 != 0
 }
 
 impl Tlb {
@@ -158,6 +167,7 @@ impl Tlb {
             huge: Box::new([0; HUGE_WORDS]),
             current: 0,
             switches: 0,
+            halves: false,
             changes: 0,
         };
         for bank in 0..BANKS {
@@ -260,14 +270,20 @@ impl Tlb {
         linear: u64,
         host_page: usize,
     ) {
-        if set == Self::SUPERVISOR && !global {
-            self.banks[self.current].local.add(linear & !0xfff);
-        }
+        self.note_local(set == Self::SUPERVISOR && !global, linear);
         if write {
             self.note_writer(set, linear, host_page);
         }
         let cache = if write { Cache::Write } else { Cache::Read };
         self.enter(set, cache, Entry { key: linear & !0xfff, value: host_page });
+    }
+
+    /// Lists a page that is about to be cached if it goes before others of its bank; `local` says whether it
+    /// is one of the supervisor that is not global.
+    fn note_local(&mut self, local: bool, linear: u64) {
+        if if self.halves { !is_upper(linear) } else { local } {
+            self.banks[self.current].local.add(linear & !0xfff);
+        }
     }
 
     /// Notes that a host page may be written through `linear` in the current bank.
@@ -321,9 +337,7 @@ impl Tlb {
         ram_page: usize,
     ) {
         let current = self.current;
-        if !user && !global {
-            self.banks[current].local.add(linear & !0xfff);
-        }
+        self.note_local(!user && !global, linear);
         if self.fetches[current][usize::from(user)].is_full() {
             self.fetches[current][usize::from(user)].clear();
             self.clear_jumps_of(current, user);
@@ -481,6 +495,53 @@ impl Tlb {
         }
     }
 
+    /// Tells the halves of addresses apart from now on: [`Tlb::flush_lower_half_of`].
+    pub(crate) fn tell_halves_apart(&mut self) {
+        self.flush_all();
+        self.halves = true;
+    }
+
+    /// Drops the translations of the lower half of addresses, of one process-context identifier.
+    pub(crate) fn flush_lower_half_of(&mut self, pcid: u16) {
+        let Some(bank) = self.banks.iter().position(|bank| bank.pcid == Some(pcid & 0xfff)) else {
+            return;
+        };
+        self.changes += 1;
+        if !self.halves || self.banks[bank].local.are_many() {
+            self.drop_lower_half(bank);
+            return;
+        }
+        while let Some(page) = self.banks[bank].local.0.pop() {
+            self.drop_page_of_bank(bank, page);
+        }
+    }
+
+    /// Looks through a bank for what is of the lower half of addresses, and drops it.
+    fn drop_lower_half(&mut self, bank: usize) {
+        self.banks[bank].local.forget();
+        for set in 0..SETS {
+            for cache in Cache::ALL {
+                for level in 0..2 {
+                    let mut used =
+                        std::mem::take(&mut self.banks[bank].used[set][cache as usize][level]);
+                    let entries = &mut self.bank_mut(bank).sets[set].levels_mut(cache)[level];
+                    used.retain(|&slot| {
+                        let entry = &mut entries[usize::from(slot)];
+                        let keep = entry.value > LISTED && is_upper(entry.key);
+                        if !keep {
+                            *entry = Entry { key: Cache::no_key(slot.into()), value: 0 };
+                        }
+                        keep
+                    });
+                    self.banks[bank].used[set][cache as usize][level] = used;
+                }
+            }
+        }
+        for fetches in &mut self.fetches[bank] {
+            fetches.retain(is_upper);
+        }
+    }
+
     /// Empties a bank.
     fn clear(&mut self, bank: usize) {
         self.changes += 1;
@@ -498,7 +559,7 @@ impl Tlb {
     /// Drops what is not global from a bank.
     fn clear_local(&mut self, bank: usize) {
         self.changes += 1;
-        if self.banks[bank].local.are_many() {
+        if self.halves || self.banks[bank].local.are_many() {
             self.clear(bank);
             return;
         }
@@ -618,262 +679,4 @@ impl Tlb {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn address_spaces_do_not_see_each_other() {
-        let mut tlb = Tlb::new().unwrap();
-        tlb.switch(1);
-        tlb.insert(Tlb::USER, false, false, 0x1234, 0x8_0000);
-        assert_eq!(tlb.lookup_read(Tlb::USER, 0x1238), Some(0x8_0238));
-        assert_eq!(tlb.lookup_write(Tlb::USER, 0x1238), None);
-        tlb.switch(2);
-        assert_eq!(tlb.lookup_read(Tlb::USER, 0x1238), None);
-        tlb.switch(1);
-        assert!(tlb.lookup_read(Tlb::USER, 0x1238).is_some());
-        tlb.flush_pcid(1);
-        assert_eq!(tlb.lookup_read(Tlb::USER, 0x1238), None);
-    }
-
-    #[test]
-    fn more_address_spaces_than_banks_share_nothing() {
-        let mut tlb = Tlb::new().unwrap();
-        for pcid in 0..100 {
-            tlb.switch(pcid);
-            assert_eq!(tlb.lookup_write(Tlb::SUPERVISOR, 0x5000), None);
-            tlb.insert(Tlb::SUPERVISOR, true, false, 0x5000, 0x1000 * usize::from(pcid));
-        }
-        tlb.switch(99);
-        assert_eq!(tlb.lookup_write(Tlb::SUPERVISOR, 0x5000), Some(0x6_3000));
-        tlb.flush_all();
-        tlb.switch(98);
-        assert_eq!(tlb.lookup_write(Tlb::SUPERVISOR, 0x5000), None);
-    }
-
-    #[test]
-    fn empty_entries_match_nothing() {
-        let mut tlb = Tlb::new().unwrap();
-        for page in 0..2 * SECOND_ENTRIES as u64 {
-            assert_eq!(tlb.lookup_read(Tlb::USER, page << 12), None);
-        }
-        tlb.insert(Tlb::USER, true, false, 0, 0x1000);
-        tlb.flush_page(0);
-        assert_eq!(tlb.lookup_write(Tlb::USER, 0), None);
-        assert_eq!(tlb.lookup_write(Tlb::USER_ALIGNED, 0), None);
-    }
-
-    #[test]
-    fn protecting_a_page_leaves_reads() {
-        let mut tlb = Tlb::new().unwrap();
-        tlb.insert(Tlb::SUPERVISOR, true, false, 0x5000, 0x1000);
-        tlb.insert(Tlb::SUPERVISOR, false, false, 0x5000, 0x1000);
-        tlb.protect_host_page(0x1000);
-        assert_eq!(tlb.lookup_write(Tlb::SUPERVISOR, 0x5000), None);
-        assert!(tlb.lookup_read(Tlb::SUPERVISOR, 0x5000).is_some());
-    }
-
-    #[test]
-    fn a_page_is_protected_wherever_it_was_entered() {
-        let mut tlb = Tlb::new().unwrap();
-        let (shared, other) = (0x1000, 0x2000);
-        // More places than are kept of a page, in all banks and sets.
-        for count in 1..6 {
-            for pcid in 1..=BANKS as u16 {
-                tlb.switch(pcid);
-                for set in 0..SETS {
-                    for place in 0..count {
-                        tlb.insert(set, true, true, 0x7000_0000 + (place << 12), shared);
-                        // In the same slots of the first level.
-                        tlb.insert(set, true, true, place * (ENTRIES as u64 * 0x1000), shared);
-                    }
-                    tlb.insert(set, true, true, 0x9000_0000, other);
-                }
-            }
-            tlb.protect_host_page(shared);
-            for pcid in 1..=BANKS as u16 {
-                tlb.switch(pcid);
-                for set in 0..SETS {
-                    for place in 0..count {
-                        for page in [0x7_0000 + place, place * ENTRIES as u64] {
-                            assert_eq!(tlb.lookup_write(set, page << 12), None);
-                        }
-                    }
-                    assert_eq!(tlb.lookup_write(set, 0x9000_0000), Some(other));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn no_more_pages_are_kept_as_writable_than_can_be_found() {
-        let mut tlb = Tlb::new().unwrap();
-        tlb.insert(Tlb::USER, true, false, 0x5000, 0x1000);
-        for page in 2..0x2_0000 {
-            tlb.insert(Tlb::USER, true, false, 0x8000_0000 + (page << 12), page as usize * 0x1000);
-        }
-        assert_eq!(tlb.lookup_write(Tlb::USER, 0x5000), None);
-        let last = 0x1_ffff;
-        assert!(tlb.lookup_write(Tlb::USER, 0x8000_0000 + (last << 12)).is_some());
-        tlb.protect_host_page(last as usize * 0x1000);
-        assert_eq!(tlb.lookup_write(Tlb::USER, 0x8000_0000 + (last << 12)), None);
-    }
-
-    #[test]
-    fn protected_pages_are_not_writable_whatever_happened_before() {
-        let mut random = ambos_random::Random::new(7);
-        let mut tlb = Tlb::new().unwrap();
-        for _ in 0..20_000 {
-            let linear = random.below(64) * (ENTRIES as u64 * 0x400);
-            let host = 0x1000 * (1 + random.index(6));
-            match random.below(12) {
-                0 => tlb.switch(random.below(12) as u16),
-                1 => tlb.flush_pcid(random.below(12) as u16),
-                2 => tlb.flush_page(linear),
-                3 if random.below(20) == 0 => tlb.flush_all(),
-                4 if random.below(20) == 0 => tlb.protect_all(),
-                5 => {
-                    tlb.bring_forward(random.index(SETS), true, linear);
-                }
-                6 => {
-                    tlb.protect_host_page(host);
-                    for bank in (0..BANKS).map(|bank| tlb.bank(bank)) {
-                        for level in bank.sets.iter().flat_map(|set| set.levels(Cache::Write)) {
-                            assert!(level.iter().all(|entry| entry.value != host));
-                        }
-                    }
-                }
-                _ => tlb.insert(random.index(SETS), true, false, linear, host),
-            }
-        }
-    }
-
-    /// The code that the jump cache has for `linear`.
-    fn jump(tlb: &Tlb, set: usize, linear: u64) -> Option<usize> {
-        let levels = tlb.bank(tlb.current).sets[set].levels(Cache::Jumps);
-        let slots = Cache::Jumps.slots(linear);
-        let mut entries = levels.into_iter().zip(slots).map(|(level, slot)| level[slot]);
-        entries.find(|entry| entry.key == linear).map(|entry| entry.value)
-    }
-
-    #[test]
-    fn jumps_go_with_the_fetch_translation_of_their_pages() {
-        let mut tlb = Tlb::new().unwrap();
-        tlb.set_jump(Tlb::USER, 0x7010, false, 99);
-        assert_eq!(jump(&tlb, Tlb::USER, 0x7010), None);
-        tlb.insert_fetch(true, false, 0x7000, 0, 0, 0);
-        tlb.set_jump(Tlb::USER, 0x7010, false, 99);
-        tlb.set_jump(Tlb::USER, 0x7ffa, true, 98);
-        assert_eq!(jump(&tlb, Tlb::USER, 0x7010), Some(99));
-        assert_eq!(jump(&tlb, Tlb::USER, 0x7ffa), None);
-        tlb.insert_fetch(true, false, 0x8000, 0, 0, 0);
-        tlb.set_jump(Tlb::USER, 0x7ffa, true, 98);
-        assert_eq!(jump(&tlb, Tlb::USER, 0x7ffa), Some(98));
-        tlb.flush_page(0x9000);
-        tlb.flush_page(0x8000);
-        assert_eq!(jump(&tlb, Tlb::USER, 0x7ffa), None);
-        assert_eq!(jump(&tlb, Tlb::USER, 0x7010), Some(99));
-        tlb.flush_page(0x7000);
-        assert_eq!(jump(&tlb, Tlb::USER, 0x7010), None);
-    }
-
-    #[test]
-    fn what_shares_a_slot_stays_in_the_second_level() {
-        let mut tlb = Tlb::new().unwrap();
-        let far = 0x1000 * ENTRIES as u64;
-        for round in 0..3 {
-            tlb.insert(Tlb::USER, false, false, 0x5000, 0x10_0000);
-            tlb.insert(Tlb::USER, false, false, 0x5000 + far, 0x20_0000);
-            assert_eq!(tlb.lookup_read(Tlb::USER, 0x5008), Some(0x10_0008), "round {round}");
-            assert_eq!(tlb.lookup_read(Tlb::USER, 0x5008 + far), Some(0x20_0008));
-        }
-        tlb.flush_page(0x5000);
-        assert_eq!(tlb.lookup_read(Tlb::USER, 0x5008), None);
-        assert_eq!(tlb.lookup_read(Tlb::USER, 0x5008 + far), Some(0x20_0008));
-        tlb.flush_all();
-        assert_eq!(tlb.lookup_read(Tlb::USER, 0x5008 + far), None);
-    }
-
-    #[test]
-    fn global_pages_of_the_supervisor_outlive_their_address_space() {
-        let mut tlb = Tlb::new().unwrap();
-        tlb.switch(1);
-        tlb.insert(Tlb::SUPERVISOR, false, true, 0x5000, 0x10_0000);
-        tlb.insert(Tlb::USER, false, false, 0x6000, 0x20_0000);
-        tlb.insert_fetch(false, true, 0x7000, 0, 0, 0);
-        tlb.set_jump(Tlb::SUPERVISOR, 0x7010, false, 99);
-        tlb.flush_pcid(1);
-        assert!(tlb.lookup_read(Tlb::SUPERVISOR, 0x5000).is_some());
-        assert_eq!(tlb.lookup_read(Tlb::USER, 0x6000), None);
-        assert_eq!(jump(&tlb, Tlb::SUPERVISOR, 0x7010), Some(99));
-        // In a bank that no address space has they are found and dropped as well.
-        tlb.switch(2);
-        tlb.flush_pcid(1);
-        tlb.flush_page(0x5000);
-        tlb.flush_page(0x7000);
-        for pcid in 3..3 + BANKS as u16 {
-            tlb.switch(pcid);
-            assert_eq!(tlb.lookup_read(Tlb::SUPERVISOR, 0x5000), None);
-            assert_eq!(jump(&tlb, Tlb::SUPERVISOR, 0x7010), None);
-        }
-    }
-
-    #[test]
-    fn flushing_everything_takes_global_pages_along() {
-        let mut tlb = Tlb::new().unwrap();
-        tlb.switch(1);
-        tlb.insert(Tlb::SUPERVISOR, false, true, 0x5000, 0x10_0000);
-        tlb.switch(2);
-        tlb.flush_pcid(1);
-        tlb.flush_all();
-        for pcid in 3..3 + BANKS as u16 {
-            tlb.switch(pcid);
-            assert_eq!(tlb.lookup_read(Tlb::SUPERVISOR, 0x5000), None);
-        }
-    }
-
-    #[test]
-    fn a_page_goes_from_one_address_space_only() {
-        let mut tlb = Tlb::new().unwrap();
-        for (space, page) in [(1, 0x5000), (1, 0x6000), (2, 0x5000)] {
-            tlb.switch(space);
-            tlb.insert(Tlb::USER, false, false, page, 0x10_0000);
-        }
-        tlb.flush_page_of(1, 0x5123);
-        tlb.flush_page_of(7, 0x5000);
-        assert!(tlb.lookup_read(Tlb::USER, 0x5000).is_some());
-        tlb.switch(1);
-        assert_eq!(tlb.lookup_read(Tlb::USER, 0x5000), None);
-        assert!(tlb.lookup_read(Tlb::USER, 0x6000).is_some());
-    }
-
-    #[test]
-    fn global_pages_stay_when_a_few_others_go() {
-        let mut tlb = Tlb::new().unwrap();
-        tlb.switch(1);
-        tlb.insert(Tlb::SUPERVISOR, false, true, 0x5000, 0x10_0000);
-        tlb.insert(Tlb::SUPERVISOR, true, false, 0x6000, 0x20_0000);
-        tlb.insert_fetch(false, false, 0x7000, 0, 0, 0);
-        tlb.set_jump(Tlb::SUPERVISOR, 0x7010, false, 99);
-        tlb.flush_pcid(1);
-        assert!(tlb.lookup_read(Tlb::SUPERVISOR, 0x5000).is_some());
-        assert_eq!(tlb.lookup_write(Tlb::SUPERVISOR, 0x6000), None);
-        assert!(tlb.lookup_fetch(false, 0x7000).is_none());
-        assert_eq!(jump(&tlb, Tlb::SUPERVISOR, 0x7010), None);
-        for page in 0..1000 {
-            tlb.insert(Tlb::SUPERVISOR, false, false, page << 12, 0x1000);
-        }
-        tlb.flush_pcid(1);
-        assert!((0..1000).all(|page| tlb.lookup_read(Tlb::SUPERVISOR, page << 12).is_none()));
-    }
-
-    #[test]
-    fn pages_of_one_address_space_go_with_it() {
-        let mut tlb = Tlb::new().unwrap();
-        tlb.switch(1);
-        tlb.insert(Tlb::SUPERVISOR, false, true, 0x5000, 0x10_0000);
-        tlb.insert(Tlb::SUPERVISOR, true, false, 0x6000, 0x20_0000);
-        tlb.flush_pcid(1);
-        assert_eq!(tlb.lookup_write(Tlb::SUPERVISOR, 0x6000), None);
-    }
-}
+mod tests;
