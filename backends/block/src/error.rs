@@ -67,6 +67,12 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    /// A qcow2 image without all that its own tables name.
+    #[error(
+        "the disk image {} ends too early, so data of the disk are missing; it may not have been copied whole",
+        .0.display()
+    )]
+    Truncated(PathBuf),
     /// The page cache cannot be bypassed there.
     #[error("the disk image {} is on a file system without direct access", path.display())]
     Direct {

@@ -1,14 +1,12 @@
 //! From a file's name to a disk's content.
 
-use crate::{BlockBackend, OpenError, Overlay, Qcow2Image, RawImage, SECTOR};
+use crate::{BlockBackend, OpenError, Overlay, Qcow2Image, RawImage, SECTOR, truncated};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What a qcow2 image begins with.
-const QCOW_MAGIC: [u8; 4] = *b"QFI\xfb";
 /// How images of formats that are not read begin.
 const FOREIGN: [(&[u8], &str); 5] = [
     (b"KDMV", "VMDK"),
@@ -95,7 +93,7 @@ pub fn open(options: &ImageOptions) -> Result<Arc<dyn BlockBackend>, OpenError> 
     let mut start = [0; 8];
     // A file that is too short for it is no image of any format.
     let _ = file.read_exact(&mut start);
-    let is_qcow = start.starts_with(&QCOW_MAGIC);
+    let is_qcow = start.starts_with(&truncated::MAGIC);
     let foreign = FOREIGN.iter().find(|(magic, _)| start.starts_with(magic));
     let by_name = path.extension().is_some_and(|extension| extension == "qcow2");
     let format = match format {
@@ -121,6 +119,9 @@ pub fn open(options: &ImageOptions) -> Result<Arc<dyn BlockBackend>, OpenError> 
             Arc::new(RawImage::new(file, direct, size, !writable))
         }
         Format::Qcow2 => {
+            if truncated::is_truncated(&file).map_err(failed)? {
+                return Err(OpenError::Truncated(path.clone()));
+            }
             if *direct {
                 let other = open_direct()?;
                 // A lock belongs to the descriptor: hand it over.
@@ -229,7 +230,7 @@ mod tests {
     fn a_guest_cannot_choose_the_format() {
         let directory = tempfile::tempdir().unwrap();
         let mut bytes = [0; 4096];
-        bytes[..4].copy_from_slice(&QCOW_MAGIC);
+        bytes[..4].copy_from_slice(&truncated::MAGIC);
         let options = image(&directory, "disk.img", &bytes);
         assert!(matches!(error(&options), OpenError::Ambiguous(_)));
         open(&ImageOptions { format: Some(Format::Raw), ..options }).unwrap();

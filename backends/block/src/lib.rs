@@ -33,6 +33,7 @@ mod qcow2;
 mod raw;
 #[cfg(test)]
 mod testing;
+mod truncated;
 mod vectored;
 
 pub use error::OpenError;

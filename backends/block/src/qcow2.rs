@@ -1,8 +1,10 @@
 //! Images in QEMU's format qcow2, by the library `imago`.
 
 use crate::image::{Access, lock};
+use crate::truncated::is_truncated;
 use crate::{BlockBackend, OpenError, Slice, check_range, read_only, total};
 use imago::file::File as ImageFile;
+use imago::format::Format as LibraryFormat;
 use imago::format::gate::ImplicitOpenGate;
 use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::qcow2::Qcow2;
@@ -38,6 +40,12 @@ impl ImplicitOpenGate<ImageFile> for LockingGate {
         &mut self,
         builder: F,
     ) -> io::Result<FormatAccess<ImageFile>> {
+        if let Some(path) = builder.get_image_path()
+            && F::FORMAT == LibraryFormat::Qcow2
+            && is_truncated(&File::open(&path)?)?
+        {
+            return Err(io::Error::other(OpenError::Truncated(path)));
+        }
         Ok(FormatAccess::new(builder.open(Self)?))
     }
 
@@ -159,15 +167,20 @@ mod tests {
 
     fn create(directory: &Path, name: &str, size: u64, backing: Option<&str>) -> PathBuf {
         let path = directory.join(name);
-        let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
-        let options = StorageOpenOptions::new().filename(&path).write(true);
+        create_over(&path, size, backing.map(|backing| (backing, "raw")));
+        path
+    }
+
+    /// An image over another one, given by its name and format.
+    fn create_over(path: &Path, size: u64, backing: Option<(&str, &str)>) {
+        let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
+        let options = StorageOpenOptions::new().filename(path).write(true);
         let storage = ImageFile::from_open_file(file, options).unwrap();
         let mut builder = Qcow2::<ImageFile>::create_builder(storage).size(size);
-        if let Some(backing) = backing {
-            builder = builder.backing(backing.to_owned(), "raw".to_owned());
+        if let Some((name, format)) = backing {
+            builder = builder.backing(name.to_owned(), format.to_owned());
         }
         builder.create().unwrap();
-        path
     }
 
     fn options(path: &Path) -> ImageOptions {
@@ -203,6 +216,34 @@ mod tests {
         let expected = [&[5; 512][..], &[6; 1024], &[5; 512]].concat();
         assert_eq!(memory.get(0, 2048), expected);
         assert!(disk.write(0, &memory.slices(&[(0, 512)])).is_err());
+    }
+
+    #[test]
+    fn images_that_are_not_whole_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = create(directory.path(), "disk.qcow2", 1 << 20, None);
+        let memory = Memory::new(1 << 20);
+        memory.put(0, &[6; 1 << 20]);
+        {
+            let disk = open(&options(&path)).unwrap();
+            disk.write(0, &memory.slices(&[(0, 1 << 20)])).unwrap();
+            disk.flush().unwrap();
+        }
+        let over = directory.path().join("over.qcow2");
+        create_over(&over, 1 << 20, Some(("disk.qcow2", "qcow2")));
+        for whole in [&path, &over] {
+            open(&options(whole)).unwrap();
+        }
+        let length = std::fs::metadata(&path).unwrap().len();
+        let file = File::options().write(true).open(&path).unwrap();
+        for left in [length - (1 << 16), length / 2, 1 << 10] {
+            file.set_len(left).unwrap();
+            let error = open(&options(&path)).err().unwrap();
+            assert!(matches!(error, OpenError::Truncated(_)), "{left}: {error}");
+            let error = open(&options(&over)).err().unwrap();
+            let OpenError::Format { source, .. } = &error else { panic!("{left}: {error}") };
+            assert!(source.to_string().contains("disk.qcow2 ends too early"), "{source}");
+        }
     }
 
     #[test]

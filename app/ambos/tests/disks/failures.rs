@@ -1,6 +1,6 @@
 //! Failures of the host, of the monitor, and of the user.
 
-use crate::guest::{DISKS, command, host, image, setting, text, try_run};
+use crate::guest::{DISKS, command, host, image, run, setting, text, try_run};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::process::Command;
@@ -34,6 +34,44 @@ fn unusable_disks_are_refused() {
         assert_eq!(output.status.code(), Some(2), "{text}");
         assert_eq!(text.lines().count(), 1, "{text}");
         assert!(text.contains(expected), "{text}");
+    }
+}
+
+#[test]
+fn qcow2_images_are_whole_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let raw = image(folder.path(), "content", 4 << 20);
+    std::fs::write(
+        &raw,
+        (0..4u32 << 20).map(|at| (at.wrapping_mul(at) >> 8) as u8).collect::<Vec<_>>(),
+    )
+    .unwrap();
+    let names =
+        ["plain", "packed", "reserved", "saved"].map(|name| place(&format!("{name}.qcow2")));
+    let [plain, packed, reserved, saved] = &names;
+    host("qemu-img", &["convert", "-q", "-O", "qcow2", &raw, plain]);
+    host("qemu-img", &["convert", "-q", "-c", "-O", "qcow2", &raw, packed]);
+    let reserve = ["create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", reserved, "64M"];
+    host("qemu-img", &reserve);
+    host("qemu-img", &["convert", "-q", "-O", "qcow2", &raw, saved]);
+    host("qemu-img", &["snapshot", "-q", "-c", "first", saved]);
+    let disks = |names: &[String]| {
+        names.iter().flat_map(|name| ["--disk".to_owned(), name.clone()]).collect::<Vec<_>>()
+    };
+    let all = disks(&names);
+    let arguments = ["-t", "hybrid"].into_iter().chain(all.iter().map(String::as_str));
+    let read =
+        "for disk in vda vdb vdc vdd; do dd if=/dev/$disk of=/dev/null bs=1M || exit 1; done";
+    run(&arguments.collect::<Vec<_>>(), read);
+    for name in &names {
+        let file = File::options().write(true).open(name).unwrap();
+        file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+        let refused = command(&["--disk", name], "true").output().unwrap();
+        let text = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(2), "{name}: {text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains(name) && text.contains("ends too early"), "{text}");
     }
 }
 
