@@ -86,8 +86,8 @@ impl Guest {
                 ];
                 pc.add_ide(&ram, drives).unwrap();
             }
+            // Without a screen, whose picture would take most of the time.
             Device::E1000 => {
-                pc.add_vga(&ram, VideoMode::Text).unwrap();
                 pc.add_e1000(&ram, &clock, network.clone(), MacAddress::DEFAULT).unwrap();
             }
             Device::Vga => pc.add_vga(&ram, VideoMode::Text).unwrap(),
@@ -107,6 +107,11 @@ impl Guest {
             }
             Device::Vga | Device::I8042 => {}
         }
+        let (_, label) = device.place();
+        let (ports, memory) = (guest.pc.ports().ranges(), guest.pc.mmio().ranges());
+        let owners =
+            || ports.iter().map(|(_, owner)| owner).chain(memory.iter().map(|(_, owner)| owner));
+        assert!(owners().any(|owner| owner == label), "{label} is not there");
         guest
     }
 
