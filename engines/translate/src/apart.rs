@@ -106,7 +106,7 @@ impl Translator {
     pub fn run_apart(&mut self, platform: &mut dyn Platform, block: u32) -> Apart {
         self.run = Run::default();
         let start = self.head.cpu.native.gpr[RIP];
-        let offsets: Vec<u16> = self.cache.blocks[block as usize].guest_offsets().collect();
+        let offsets: Vec<u16> = self.cache.guest_offsets(block).collect();
         let stop = self.run_translated(platform, block);
         let Run { last, left, interpreted } = std::mem::take(&mut self.run);
         let index = last.and_then(|last| {
@@ -114,17 +114,17 @@ impl Translator {
         });
         let instructions = index.map_or(0, |index| index + 1);
         let complete = left || instructions == offsets.len();
-        let live = self.cache.blocks.get(block as usize).filter(|_| !left);
-        let needed = live.and_then(|block| block.live_after(instructions));
+        let known = !left && (block as usize) < self.cache.blocks.len();
+        let needed = known.then(|| self.cache.live_after(block, instructions)).flatten();
         let needed = needed.map(|live| Self::flags(u32::from(live)));
         Apart { block, last, instructions, complete, needed, interpreted, stop }
     }
 
     /// The guest's code (offsets in its page) and the host's code (address and bytes) of a block.
     pub fn explain(&self, block: u32) -> Option<(Vec<u16>, u64, Vec<u8>)> {
-        let block = self.cache.blocks.get(block as usize)?;
-        let bytes = self.arena.bytes(block.start as usize, (block.end - block.start) as usize)?;
-        Some((block.guest_offsets().collect(), block.start, bytes))
+        let known = self.cache.blocks.get(block as usize)?;
+        let bytes = self.arena.bytes(known.start as usize, (known.end() - known.start) as usize)?;
+        Some((self.cache.guest_offsets(block).collect(), known.start, bytes))
     }
 
     /// The arithmetic flags that blocks which end at the code `bytes` keep.

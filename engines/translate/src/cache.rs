@@ -4,8 +4,10 @@ use crate::build::{Built, Mapped};
 use crate::emit::relative;
 use crate::site::Sites;
 use ambos_hostcode::Arena;
+use hashbrown::HashTable;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::ops::Range;
 
 /// Most places without a block that are remembered.
 const MAX_OTHERS: usize = 1 << 14;
@@ -76,58 +78,59 @@ pub(crate) enum Place {
     Never,
 }
 
-/// A translated block.
+/// A translated block. There are many: addresses are kept as distances from the first.
 #[derive(Debug)]
 pub(crate) struct Block {
     pub(crate) key: Key,
-    /// Address of the first host byte and the byte after the last.
+    /// Address of the first host byte, which is the entry from anywhere, with the linear address in
+    /// R10 and the flags in memory.
     pub(crate) start: u64,
-    pub(crate) end: u64,
-    /// Entry from anywhere, with the linear address in R10 and the flags in memory.
-    pub(crate) external: u64,
-    arrived: u64,
-    /// Entry from a later place in the same page: looks whether something wants attention.
-    pub(crate) polling: u64,
-    /// Entry from an earlier place in the same page.
-    pub(crate) body: u64,
-    leave_near: u64,
-    leave_far: u64,
-    /// Linear address of the page, where it is part of the code.
-    pub(crate) linear_page: Option<u64>,
+    /// Host bytes on the straight path.
+    length: u32,
+    arrived: i32,
+    polling: i32,
+    body: i32,
+    leave_near: i32,
+    leave_far: i32,
+    /// The first of its sites, and of its places in the map, and how many these are.
+    first_site: u32,
+    sites: u32,
+    first_mapped: u32,
+    mapped: u32,
+    live_after: Option<u8>,
+    /// The linear address of its page is part of the code.
+    absolute: bool,
     /// The guest code changed.
     pub(crate) stale: bool,
-    /// Numbers of its sites.
-    sites: std::ops::Range<usize>,
-    map: Vec<Mapped>,
-    live_after: Option<u8>,
 }
 
 impl Block {
-    /// Offsets in their page of the block's guest instructions.
-    pub(crate) fn guest_offsets(&self) -> impl Iterator<Item = u16> + '_ {
-        self.map.iter().map(|mapped| mapped.guest)
+    fn at(&self, distance: i32) -> u64 {
+        self.start.wrapping_add_signed(i64::from(distance))
     }
 
-    /// Offset in the page of the instruction before the one at `offset`.
-    pub(crate) fn offset_before(&self, offset: u16) -> Option<u16> {
-        let index = self.map.iter().position(|mapped| mapped.guest == offset)?;
-        Some(self.map.get(index.checked_sub(1)?)?.guest)
+    /// Address of the byte after the last.
+    pub(crate) fn end(&self) -> u64 {
+        self.start + u64::from(self.length)
     }
 
-    /// Flags needed after the first `count` instructions, as far as the block was translated with more
-    /// in view.
-    pub(crate) fn live_after(&self, count: usize) -> Option<u8> {
-        match self.map.get(count) {
-            Some(next) => Some(next.live),
-            None => self.live_after,
-        }
+    /// Entry from a later place in the same page: looks whether something wants attention.
+    pub(crate) fn polling(&self) -> u64 {
+        self.at(self.polling)
     }
 
-    /// Offset in its page of the guest instruction that host address `pc` belongs to.
-    pub(crate) fn guest_offset(&self, pc: u64) -> Option<u16> {
-        let offset = u32::try_from(pc.checked_sub(self.start)?).ok()?;
-        let index = self.map.partition_point(|mapped| mapped.host <= offset);
-        Some(self.map.get(index.checked_sub(1)?)?.guest)
+    /// Entry from an earlier place in the same page.
+    pub(crate) fn body(&self) -> u64 {
+        self.at(self.body)
+    }
+
+    /// Linear address of the page, where it is part of the code.
+    pub(crate) fn linear_page(&self) -> Option<u64> {
+        self.absolute.then_some(self.key.linear_page)
+    }
+
+    fn sites(&self) -> Range<usize> {
+        self.first_site as usize..(self.first_site + self.sites) as usize
     }
 }
 
@@ -143,8 +146,13 @@ struct Page {
 /// All blocks of one vCPU.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
-    places: Map<Key, Place>,
+    /// Numbers of current blocks, found by their keys.
+    current: HashTable<u32>,
+    /// What is known of places without a block.
+    others: Map<Key, Place>,
     pub(crate) blocks: Vec<Block>,
+    /// Where the instructions of all blocks are.
+    map: Vec<Mapped>,
     pub(crate) sites: Sites,
     pages: Map<usize, Page>,
 }
@@ -158,19 +166,46 @@ impl Cache {
     /// What is known of `key`, whose page has code version `version`.
     #[inline]
     pub(crate) fn get(&self, key: Key) -> Option<Place> {
-        self.places.get(&key).copied()
+        let found = self.current.find(key.hash(), |&block| self.blocks[block as usize].key == key);
+        match found {
+            Some(&block) => Some(Place::Block(block)),
+            None => self.others.get(&key).copied(),
+        }
     }
 
-    /// Notes something other than a block of a place.
-    fn set(&mut self, key: Key, place: Place) {
-        if self.places.len() > self.blocks.len() + MAX_OTHERS {
-            // A guest may run through any number of places once.
-            self.places.retain(|_, place| matches!(place, Place::Block(_)));
-            for page in self.pages.values_mut() {
-                page.places.clear();
-            }
+    /// The places of a block's instructions.
+    fn map(&self, block: u32) -> &[Mapped] {
+        let Block { first_mapped, mapped, .. } = self.blocks[block as usize];
+        self.map.get(first_mapped as usize..(first_mapped + mapped) as usize).unwrap_or_default()
+    }
+
+    /// Offsets in their page of a block's guest instructions.
+    pub(crate) fn guest_offsets(&self, block: u32) -> impl Iterator<Item = u16> + '_ {
+        self.map(block).iter().map(|mapped| mapped.guest)
+    }
+
+    /// Offset in the page of a block's instruction before the one at `offset`.
+    pub(crate) fn offset_before(&self, block: u32, offset: u16) -> Option<u16> {
+        let map = self.map(block);
+        let index = map.iter().position(|mapped| mapped.guest == offset)?;
+        Some(map.get(index.checked_sub(1)?)?.guest)
+    }
+
+    /// Flags needed after the first `count` instructions of a block, as far as it was translated with more
+    /// in view.
+    pub(crate) fn live_after(&self, block: u32, count: usize) -> Option<u8> {
+        match self.map(block).get(count) {
+            Some(next) => Some(next.live),
+            None => self.blocks[block as usize].live_after,
         }
-        self.places.insert(key, place);
+    }
+
+    /// Offset in its page of the guest instruction of a block that host address `pc` belongs to.
+    pub(crate) fn guest_offset(&self, block: u32, pc: u64) -> Option<u16> {
+        let map = self.map(block);
+        let offset = u32::try_from(pc.checked_sub(self.blocks[block as usize].start)?).ok()?;
+        let index = map.partition_point(|mapped| mapped.host <= offset);
+        Some(map.get(index.checked_sub(1)?)?.guest)
     }
 
     /// Adds a block whose code lies at `start`; returns its number.
@@ -183,24 +218,28 @@ impl Cache {
         length: usize,
         built: Built,
     ) -> u32 {
+        debug_assert_eq!(built.external, start, "a block begins with its entry from anywhere");
         let number = self.blocks.len() as u32;
+        let distance = |address: u64| address.wrapping_sub(start) as i32;
         self.blocks.push(Block {
             key,
             start,
-            end: start + length as u64,
-            external: built.external,
-            arrived: built.arrived,
-            polling: built.polling,
-            body: built.body,
-            leave_near: built.leave_near,
-            leave_far: built.leave_far,
-            linear_page: absolute.then_some(key.linear_page),
-            stale: false,
-            sites: self.sites.len()..self.sites.len() + built.sites.len(),
-            map: built.map,
+            length: length as u32,
+            arrived: distance(built.arrived),
+            polling: distance(built.polling),
+            body: distance(built.body),
+            leave_near: distance(built.leave_near),
+            leave_far: distance(built.leave_far),
+            first_site: self.sites.len() as u32,
+            sites: built.sites.len() as u32,
+            first_mapped: self.map.len() as u32,
+            mapped: built.map.len() as u32,
             live_after: built.live_after,
+            absolute,
+            stale: false,
         });
         built.sites.into_iter().for_each(|site| self.sites.push(site));
+        self.map.extend(built.map);
         for &(ram_page, version) in pages {
             let page = self.pages.entry(ram_page).or_insert_with(|| Page {
                 version,
@@ -209,14 +248,24 @@ impl Cache {
             });
             page.blocks.push(number);
         }
-        self.places.insert(key, Place::Block(number));
+        let blocks = &self.blocks;
+        let same = |&block: &u32| blocks[block as usize].key == key;
+        let hash = |&block: &u32| blocks[block as usize].key.hash();
+        self.current.entry(key.hash(), same, hash).insert(number);
         number
     }
 
     /// Notes something else of a place of a page, until the page changes.
     pub(crate) fn add_place(&mut self, key: Key, page: (usize, u32), place: Place) {
         let (ram_page, version) = page;
-        self.set(key, place);
+        if self.others.len() >= MAX_OTHERS {
+            // A guest may have any number of them.
+            self.others.clear();
+            for page in self.pages.values_mut() {
+                page.places.clear();
+            }
+        }
+        self.others.insert(key, place);
         self.pages
             .entry(ram_page)
             .or_insert_with(|| Page { version, blocks: Vec::new(), places: Vec::new() })
@@ -227,13 +276,13 @@ impl Cache {
     /// The block that host address `pc` belongs to.
     pub(crate) fn block_at(&self, pc: u64) -> Option<u32> {
         let index = self.blocks.partition_point(|block| block.start <= pc).checked_sub(1)?;
-        (pc < self.blocks[index].end).then_some(index as u32)
+        (pc < self.blocks[index].end()).then_some(index as u32)
     }
 
     /// Number of the site of the memory operand that goes on at `ready` with what the TLB has.
     pub(crate) fn operand_site(&self, ready: u64) -> Option<usize> {
         let block = &self.blocks[self.block_at(ready)? as usize];
-        self.sites.operand_at(block.sites.clone(), ready)
+        self.sites.operand_at(block.sites(), ready)
     }
 
     /// Drops the blocks of a page; returns how many. Jumps to them from outside the page must be
@@ -241,19 +290,18 @@ impl Cache {
     pub(crate) fn invalidate(&mut self, arena: &mut Arena, ram_page: usize) -> u64 {
         let Some(page) = self.pages.remove(&ram_page) else { return 0 };
         for key in &page.places {
-            self.places.remove(key);
+            self.others.remove(key);
         }
         for &number in &page.blocks {
             let block = &mut self.blocks[number as usize];
             block.stale = true;
-            if let Some(Place::Block(current)) = self.places.get(&block.key)
-                && *current == number
-            {
-                self.places.remove(&block.key);
+            if let Ok(entry) = self.current.find_entry(block.key.hash(), |&block| block == number) {
+                entry.remove();
             }
-            let Block { leave_near, leave_far, .. } = *block;
+            let [leave_near, leave_far] = [block.leave_near, block.leave_far];
             let ways =
                 [(block.body, leave_near), (block.polling, leave_near), (block.arrived, leave_far)];
+            let ways = ways.map(|(entry, leave)| (block.at(entry), block.at(leave)));
             for (entry, leave) in ways {
                 let mut jump = [0xe9, 0, 0, 0, 0];
                 jump[1..].copy_from_slice(&relative(entry + 1, leave));

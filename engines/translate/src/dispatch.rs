@@ -441,7 +441,7 @@ impl Translator {
 
     /// The linear address of the page that a block runs in.
     pub(crate) fn page_of(&self, block: u32) -> u64 {
-        self.cache.blocks[block as usize].linear_page.unwrap_or(self.head.slots.code_base)
+        self.cache.blocks[block as usize].linear_page().unwrap_or(self.head.slots.code_base)
     }
 
     /// The entry of the block at the instruction pointer for code that came through a jump cache,
@@ -454,7 +454,7 @@ impl Translator {
             let block = &self.cache.blocks[block as usize];
             let straddles = block.key.tail != 0;
             let Key { mode, groups, .. } = block.key;
-            Block { external: block.external, mode, straddles, groups }
+            Block { external: block.start, mode, straddles, groups }
         };
         if self.options.apart || !groups {
             self.head.slots.scratch[0] = rip;
@@ -482,7 +482,7 @@ impl Translator {
         if !self.head.cpu.attention.pending().is_empty() {
             // What wants attention cannot be served yet: go on without polling for it.
             let block = &self.cache.blocks[block as usize];
-            pc = block.body;
+            pc = block.body();
             self.head.slots.code_base = self.head.cpu.native.gpr[RIP] & !0xfff;
         }
         let stop = loop {

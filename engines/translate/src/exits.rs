@@ -70,7 +70,7 @@ impl Translator {
                 if next.key.tail != 0 {
                     return Next::Boundary;
                 }
-                let entry = if backward { next.polling } else { next.body };
+                let entry = if backward { next.polling() } else { next.body() };
                 // Translation may have flushed everything, and the page's code may have changed.
                 if self.statistics.flushes != flushes || self.cache.blocks[block as usize].stale {
                     return Next::Boundary;
@@ -223,7 +223,7 @@ impl Translator {
     /// Notes that the instruction at `offset` has not begun.
     fn note_before(&mut self, block: u32, offset: u16) {
         let base = self.page_of(block);
-        let before = self.cache.blocks[block as usize].offset_before(offset);
+        let before = self.cache.offset_before(block, offset);
         self.run.last = before.map(|offset| base.wrapping_add(u64::from(offset)));
     }
 
@@ -317,7 +317,7 @@ impl Translator {
         let found = self
             .cache
             .block_at(pc)
-            .and_then(|block| Some((block, self.cache.blocks[block as usize].guest_offset(pc)?)));
+            .and_then(|block| Some((block, self.cache.guest_offset(block, pc)?)));
         let Some((block, offset)) = found else {
             platform.unserved().record("host fault outside translated blocks", pc, &[]);
             return Next::Boundary;
