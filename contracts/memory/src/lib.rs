@@ -19,3 +19,4 @@ pub use vm_memory::{
     Bytes, GuestAddress as GuestPhysAddr, GuestMemory, GuestMemoryBackend, GuestMemoryMmap,
     VolatileMemory, VolatileSlice,
 };
+pub use words::PAGE_WORDS;

@@ -7,9 +7,11 @@ use crate::domain::Shootdown;
 use crate::pages::update::Mode;
 use crate::pages::{Use, entry};
 use crate::vcpu::{Flow, XenVcpu};
+use ambos_memory::PAGE_WORDS;
 use ambos_vcpu::GuestCpu;
 use ambos_x86::exception::page_fault;
 use ambos_xen_abi::Errno;
+use std::sync::atomic::Ordering;
 
 /// A table write under way.
 #[derive(Debug)]
@@ -17,7 +19,7 @@ pub(crate) struct Substitution {
     /// Machine frame of the table.
     table: u64,
     /// What was in it.
-    original: Box<[u64; 512]>,
+    original: Box<[u64; PAGE_WORDS]>,
     /// The fault, for the guest if the write is refused.
     address: u64,
     error: u32,
@@ -52,10 +54,12 @@ impl XenVcpu {
             return None;
         }
         let scratch = domain.layout.scratch + u64::from(self.id);
-        let mut original = Box::new([0; 512]);
-        for (word, offset) in original.iter_mut().zip((0..).step_by(8)) {
-            *word = domain.ram.load_word((table << 12) + offset);
-            domain.ram.store_word((scratch << 12) + offset, *word);
+        let words = domain.ram.page_words(table << 12)?;
+        let copy = domain.ram.page_words(scratch << 12)?;
+        let mut original = Box::new([0; PAGE_WORDS]);
+        for ((kept, word), copy) in original.iter_mut().zip(words).zip(copy) {
+            *kept = word.load(Ordering::Relaxed);
+            copy.store(*kept, Ordering::Relaxed);
         }
         self.substitution = Some(Substitution {
             table,
@@ -80,13 +84,15 @@ impl XenVcpu {
         let mut result = Ok(());
         {
             let mut pages = domain.pages(cpu);
-            for (&old, offset) in write.original.iter().zip((0..).step_by(8)) {
-                let new = domain.ram.load_word((scratch << 12) + offset);
-                // The table may have become something else meanwhile: then the guest runs into that.
-                let still =
-                    pages.frame(write.table).is_some_and(|found| found.usage == Use::Table(1));
-                if new == old || !still {
+            let copy = domain.ram.page_words(scratch << 12).into_iter().flatten();
+            for ((&old, new), offset) in write.original.iter().zip(copy).zip((0..).step_by(8)) {
+                let new = new.load(Ordering::Relaxed);
+                if new == old {
                     continue;
+                }
+                // The table may have become something else meanwhile: then the guest runs into that.
+                if pages.frame(write.table).is_none_or(|found| found.usage != Use::Table(1)) {
+                    break;
                 }
                 let mut forget = Shootdown { domain: &domain, own: self.id, cpu: &mut *cpu };
                 let at = (write.table << 12) + offset;

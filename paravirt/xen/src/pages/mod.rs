@@ -22,6 +22,7 @@ use ambos_xen_abi::Errno;
 use changes::Changes;
 pub(crate) use changes::Stale;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Whose a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,10 +169,13 @@ impl Pages {
     /// table maps itself there: then what the lower half has can be reached through it.
     pub(crate) fn upper_half(&self, root: u64) -> Option<UpperHalf> {
         let marks = ACCESSED | DIRTY;
-        let indices = tables::ENTRIES / 2..tables::ENTRIES;
-        let mut entries = Vec::with_capacity(indices.end as usize / 2);
-        for index in indices.filter(|&index| !tables::is_reserved(4, index)) {
-            let entry = self.ram.load_word((root << 12) + index * 8);
+        let words = self.ram.page_words(root << 12)?;
+        let mut entries = Vec::with_capacity(words.len() / 2);
+        for (index, word) in (0..).zip(words).skip(words.len() / 2) {
+            let entry = word.load(Ordering::Relaxed);
+            if tables::is_reserved(4, index) {
+                continue;
+            }
             if entry::is_present(entry) && entry::frame(entry) == root {
                 return None;
             }

@@ -4,6 +4,8 @@ use super::{Forget, Owner, Pages, Use, entry};
 use crate::descriptor;
 use ambos_xen_abi::mmu::{HYPERVISOR_FIRST_SLOT, HYPERVISOR_LAST_SLOT};
 use ambos_xen_abi::{Errno, mmu};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Entries of a table.
 pub(crate) const ENTRIES: u64 = 512;
@@ -90,16 +92,18 @@ impl Pages {
         level: u8,
         forget: &mut dyn Forget,
     ) -> Result<(), Errno> {
-        for index in 0..ENTRIES {
-            let at = Self::entry_address(frame, index);
+        let ram = Arc::clone(self.ram());
+        let words = ram.page_words(frame << 12).ok_or(Errno::EINVAL)?;
+        for (index, word) in (0..).zip(words) {
             if is_reserved(level, index) {
-                self.ram().store_word(at, self.layout().top_level_entry(index as usize));
+                word.store(self.layout().top_level_entry(index as usize), Ordering::Relaxed);
                 continue;
             }
-            let value = self.ram().load_word(at);
+            let value = word.load(Ordering::Relaxed);
             if !entry::is_present(value) {
                 continue;
             }
+            let at = Self::entry_address(frame, index);
             if let Err(error) = self.take_entry(value, level, at, forget) {
                 for undone in (0..index).filter(|&undone| !is_reserved(level, undone)) {
                     let at = Self::entry_address(frame, undone);
@@ -111,7 +115,7 @@ impl Pages {
             }
             let adjusted = entry::adjusted(value, level);
             if adjusted != value {
-                self.ram().store_word(at, adjusted);
+                word.store(adjusted, Ordering::Relaxed);
             }
         }
         Ok(())
@@ -119,10 +123,11 @@ impl Pages {
 
     /// Gives back what all entries of a table took.
     pub(super) fn release_entries(&mut self, frame: u64, level: u8) {
-        for index in (0..ENTRIES).filter(|&index| !is_reserved(level, index)) {
-            let at = Self::entry_address(frame, index);
-            let value = self.ram().load_word(at);
-            self.give_entry(value, level, at);
+        let ram = Arc::clone(self.ram());
+        let words = ram.page_words(frame << 12).into_iter().flatten();
+        for (index, word) in (0..).zip(words).filter(|&(index, _)| !is_reserved(level, index)) {
+            let value = word.load(Ordering::Relaxed);
+            self.give_entry(value, level, Self::entry_address(frame, index));
         }
     }
 
