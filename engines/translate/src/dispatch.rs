@@ -28,9 +28,9 @@ use ambos_vcpu::{Attention, CpuState, Engine, Platform, Request, Stop};
 use ambos_x86::{Cr4, Efer, gpr, xstate};
 use std::sync::Arc;
 
-/// Bytes of the code cache for each site that may be kept: what is known of sites takes memory as well, and
-/// must not outgrow the code.
-const CODE_PER_SITE: usize = 256;
+/// Bytes of the code cache for each site that may be kept. What is known of sites and their blocks takes about
+/// as much memory as half of that, and must not outgrow the code. There is a site for some 70 bytes of code.
+const CODE_PER_SITE: usize = 128;
 
 /// Most instructions that are kept decoded for the interpreter, which runs what is not run often.
 const MAX_DECODED: usize = 96 << 10;
