@@ -42,8 +42,9 @@ const RECEIVE_INTERVAL: u64 = 250_000;
 /// How long the driver waits to get the memory of sent frames back, in nanoseconds, if they are small and few: while
 /// something is received, it looks by itself.
 const SENT: Patience = Patience::Delay { nanoseconds: 1_000_000, requests: 32 };
-/// Bytes of a small frame. Senders of larger ones may wait for their memory.
-const SMALL: u64 = 256;
+/// Bytes of a small frame, with its header: one that is not to be cut. Senders of larger ones may wait for their
+/// memory.
+const SMALL: u64 = 1600;
 /// Megabits a second that the adapter says it has: there is no limit, so something large.
 const SPEED: u32 = 40_000;
 

@@ -126,7 +126,7 @@ fn memory_of_few_small_frames_comes_back_later() {
     looked(&driver, 2);
     // A large one is told of at once, and what waited with it.
     assert_eq!(send(&mut driver, 80), 0);
-    assert_eq!(send(&mut driver, 1000), 1);
+    assert_eq!(send(&mut driver, 3000), 1);
     looked(&driver, 4);
     assert_eq!(later(&driver, 2 * nanoseconds), 0);
     // So are many: here, a quarter of the queue.
