@@ -7,6 +7,7 @@
 use crate::apart;
 use crate::classify::Action;
 use crate::emit::{Code, Mem, reg};
+use crate::entries::Head;
 use crate::flags::FlagsIn;
 use crate::layout::{self, SetLayout};
 use crate::liveness;
@@ -110,18 +111,6 @@ pub(crate) enum ColdKind {
     Jump(usize, Option<u64>),
 }
 
-/// What the entries need off the straight path.
-#[derive(Debug, Clone, Copy, Default)]
-struct Head {
-    /// Sites that leave before the first instruction, with the flags in the host's and in memory.
-    from_near: u32,
-    from_far: u32,
-    /// The block needs flags.
-    needs_flags: bool,
-    /// Displacement of the jump that is taken if something wants attention.
-    poll: u64,
-}
-
 /// A jump to another page off the straight path.
 pub(crate) struct Far {
     pub(crate) displacement: u64,
@@ -134,7 +123,7 @@ pub(crate) struct Far {
 pub(crate) struct Builder<'a> {
     pub(crate) code: &'a mut Code,
     /// Code off the straight path: what is run often stays together.
-    cold: &'a mut Code,
+    pub(crate) cold: &'a mut Code,
     /// All sets of the TLB, and the one in use where the block has got to.
     pub(crate) sets: &'a [SetLayout; SETS],
     pub(crate) set: SetLayout,
@@ -151,10 +140,10 @@ pub(crate) struct Builder<'a> {
     /// Number of the current instruction.
     pub(crate) index: usize,
     pub(crate) scratch: Scratch,
-    head: Head,
+    pub(crate) head: Head,
     colds: Vec<Cold>,
     pub(crate) fars: Vec<Far>,
-    built: Built,
+    pub(crate) built: Built,
     /// Offset in the page and length of the current instruction.
     pub(crate) offset: u16,
     pub(crate) length: u8,
@@ -360,74 +349,6 @@ impl Builder<'_> {
         let mut decoder = self.source.decoder(bytes, 0);
         let _ = decoder.decode();
         decoder.last_error() == DecoderError::NoMoreBytes
-    }
-
-    /// The entries. `live` are the flags that the block needs.
-    fn head(&mut self, live: u32) {
-        self.built.external = self.code.here();
-        if !self.source.absolute {
-            let back = -((self.source.linear & 0xfff) as i32);
-            self.code.lea(reg::R11, Mem::Base(reg::R10, back));
-            self.code.store(Mem::Gs(layout::CODE_BASE), reg::R11);
-        }
-        self.built.arrived = self.code.here();
-        self.head = Head {
-            from_near: self.site(Kind::Entry { flags_kept: false }),
-            from_far: self.site(Kind::Entry { flags_kept: true }),
-            needs_flags: live != 0,
-            poll: 0,
-        };
-        if live == 0 {
-            // Five bytes that a jump can replace.
-            self.code.raw(&[0x0f, 0x1f, 0x44, 0, 0]);
-            self.built.polling = self.code.here();
-        }
-        self.code.constant(reg::R10, self.source.attention);
-        // cmp dword ptr [r10], 0
-        self.code.raw(&[0x41, 0x83, 0x3a, 0]);
-        self.head.poll = self.code.jump_if(5, 0);
-        if live != 0 {
-            self.load_kept_flags(Some(reg::R11));
-        }
-        self.built.body = self.code.here();
-    }
-
-    /// What belongs to the entries off the straight path.
-    fn cold_head(&mut self) {
-        let Head { from_near, from_far, needs_flags, poll } = self.head;
-        self.built.leave_near = self.code.here();
-        self.leave_at(from_near);
-        self.built.leave_far = self.code.here();
-        self.leave_at(from_far);
-        let (near, far) = (self.built.leave_near, self.built.leave_far);
-        self.cold.bind(poll, if needs_flags { far } else { near });
-        if needs_flags {
-            self.built.polling = self.code.here();
-            let displacement = self.poll_with_flags();
-            self.code.bind(displacement, near);
-            self.code.jump(self.built.body);
-        }
-    }
-
-    /// Leaves at `site` if something wants attention. Changes R10.
-    pub(crate) fn poll(&mut self, site: u32) {
-        let displacement = self.poll_with_flags();
-        self.cold(displacement, site, ColdKind::Leave);
-    }
-
-    /// Looks whether something wants attention, without changing flags; returns the displacement of the jump
-    /// that is taken then. Changes R10.
-    fn poll_with_flags(&mut self) -> u64 {
-        self.code.store(Mem::Gs(layout::SAVED_RCX), reg::RCX);
-        self.code.constant(reg::R10, self.source.attention);
-        // mov ecx, [r10]; jrcxz over the two instructions that leave
-        self.code.raw(&[0x41, 0x8b, 0x0a, 0xe3, 14]);
-        let here = self.code.here();
-        self.code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
-        let displacement = self.code.jump(0);
-        debug_assert_eq!(self.code.here() - here, 14);
-        self.code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
-        displacement
     }
 
     /// Adds a site of the current instruction; returns its number.

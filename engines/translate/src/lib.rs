@@ -8,8 +8,9 @@
 //!
 //! - [`dispatch`]: the loop between blocks, finding and translating them. [`exits`]: what each exit of
 //!   translated code wants and how the run goes on.
-//! - [`cache`]: which blocks there are; invalidation. [`site`]: the places where blocks leave.
-//! - [`build`]: from guest instructions to host code; [`classify`], [`liveness`], [`emit`].
+//! - [`cache`]: which blocks there are; invalidation. [`cold`]: what is not translated yet. [`site`]: the
+//!   places where blocks leave.
+//! - [`build`], [`entries`]: from guest instructions to host code; [`classify`], [`liveness`], [`emit`].
 //! - [`copy`], [`stack`]: instructions that are copied; pushes, pops, calls and returns.
 //! - [`plan`], [`group`]: which memory operands share a probe, and how they do.
 //! - [`scratch`]: what the two scratch registers hold.
@@ -37,6 +38,7 @@ mod copy;
 mod counts;
 mod dispatch;
 mod emit;
+mod entries;
 mod exits;
 mod flags;
 mod group;
