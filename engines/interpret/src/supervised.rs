@@ -146,7 +146,9 @@ impl Cpu {
             return Ok((host + (linear & 0xfff) as usize, Some(page)));
         }
         let code = write && self.ram.page_flags().get(page) & PageFlags::CODE != 0;
-        if !code {
+        // The guest's own first write to the page belongs into its journal.
+        let noted = write && self.keeps_journal();
+        if !code && !noted {
             self.tlb.insert(Tlb::USER, write, false, linear, host);
         }
         Ok((host + (linear & 0xfff) as usize, code.then_some(page)))
@@ -343,6 +345,28 @@ impl GuestCpu for Cpu {
         if let Some((_, page)) = self.ram.host_page(gpa) {
             self.note_code_write(page, 0, 0x1000);
             self.leave_block = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ambos_memory::GuestRam;
+    use ambos_vcpu::Attention;
+    use std::sync::Arc;
+
+    #[test]
+    fn what_the_supervisor_writes_hides_no_write_of_the_guest_from_its_journal() {
+        let ram = Arc::new(GuestRam::new(1 << 20).unwrap());
+        let mut cpu = Cpu::new(ram, Arc::new(Attention::default())).unwrap();
+        cpu.begin_supervised();
+        GuestCpu::write(&mut cpu, 0x5000, &[1]).unwrap();
+        assert!(cpu.tlb.lookup_write(Tlb::USER, 0x5000).is_some());
+        cpu.begin_journal();
+        for linear in [0x5000, 0x6000] {
+            GuestCpu::write(&mut cpu, linear, &[2]).unwrap();
+            assert_eq!(cpu.tlb.lookup_write(Tlb::USER, linear), None);
         }
     }
 }

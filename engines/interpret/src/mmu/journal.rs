@@ -53,6 +53,11 @@ impl Cpu {
         self.journal = Some(journal);
     }
 
+    /// Whether it keeps one.
+    pub(crate) fn keeps_journal(&self) -> bool {
+        self.journal.is_some()
+    }
+
     /// The pages written to since the journal's beginning.
     pub fn take_journal_pages(&mut self) -> Vec<JournalPage> {
         self.journal.as_mut().map(|journal| std::mem::take(&mut journal.pages)).unwrap_or_default()
