@@ -73,7 +73,8 @@ impl Arena {
     pub fn divided(size: usize) -> Result<Self, ArenaError> {
         let size = size.next_multiple_of(4096);
         // Of what a translator generates, three fifths lie on straight paths.
-        Self::map(size, (size / 5 * 3).next_multiple_of(4096))
+        let page = if size > 8 * LARGE_PAGE { LARGE_PAGE } else { 4096 };
+        Self::map(size, (size / 5 * 3).next_multiple_of(page))
     }
 
     fn map(size: usize, middle: usize) -> Result<Self, ArenaError> {
@@ -90,28 +91,20 @@ impl Arena {
         if unsafe { libc::ftruncate(file.as_raw_fd(), size as libc::off_t) } != 0 {
             return Err(error("memory file size"));
         }
-        let map = |protection| {
-            // SAFETY: a fresh mapping at an address the kernel chooses replaces nothing.
-            unsafe {
-                libc::mmap(ptr::null_mut(), size, protection, libc::MAP_SHARED, file.as_raw_fd(), 0)
-            }
-        };
-        let writable = map(libc::PROT_READ | libc::PROT_WRITE);
-        if writable == libc::MAP_FAILED {
-            return Err(error("writable mapping"));
-        }
-        let executable = map(libc::PROT_READ | libc::PROT_EXEC);
-        if executable == libc::MAP_FAILED {
+        let map = |protection| map_aligned(&file, size, protection);
+        let writable =
+            map(libc::PROT_READ | libc::PROT_WRITE).ok_or_else(|| error("writable mapping"))?;
+        let Some(executable) = map(libc::PROT_READ | libc::PROT_EXEC) else {
             let refused = error("executable mapping");
             // SAFETY: `writable` was mapped above with this size and nothing refers to it.
-            unsafe { libc::munmap(writable, size) };
+            unsafe { libc::munmap(writable as *mut libc::c_void, size) };
             return Err(refused);
-        }
+        };
         let bounds = [0, middle, size];
         let used = [0, middle];
         Ok(Self {
-            writable: writable as usize,
-            executable: executable as usize,
+            writable,
+            executable,
             size,
             bounds,
             used,
@@ -165,16 +158,17 @@ impl Arena {
     pub fn push(&mut self, region: Region, code: &[u8]) -> Option<usize> {
         let start = self.start_of_next(region);
         let end = self.fits(region, code.len())?;
-        self.use_large_pages(region, end);
         // SAFETY: `start..end` lies inside the writable mapping, which this arena owns exclusively.
         unsafe {
             ptr::copy_nonoverlapping(code.as_ptr(), (self.writable + start) as *mut u8, code.len());
         }
+        self.use_large_pages(region, end);
         self.used[region as usize] = end;
         Some(self.executable + start)
     }
 
-    /// Has the large pages that a region reaches up to `end` mapped as such, if the host can. Code
+    /// Has the large pages that a region reaches up to `end` mapped as such, if the host can: it wants something to
+    /// be there already. Code
     /// that is spread over many pages waits for their translations: starting programs took a tenth
     /// longer with small ones.
     fn use_large_pages(&mut self, region: Region, end: usize) {
@@ -238,6 +232,39 @@ impl Arena {
     }
 }
 
+/// Maps the first `size` bytes of a file at a multiple of the size of large pages: only there can the host map it by
+/// them.
+fn map_aligned(file: &OwnedFd, size: usize, protection: libc::c_int) -> Option<usize> {
+    let reserved = size.checked_add(LARGE_PAGE)?;
+    // SAFETY: a fresh mapping at an address the kernel chooses replaces nothing.
+    let start = unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        libc::mmap(ptr::null_mut(), reserved, libc::PROT_NONE, flags, -1, 0)
+    };
+    if start == libc::MAP_FAILED {
+        return None;
+    }
+    let (start, end) = (start as usize, start as usize + reserved);
+    let aligned = start.next_multiple_of(LARGE_PAGE);
+    // SAFETY: all of it lies in the mapping above, which is ours: the file replaces `aligned..aligned + size`,
+    // and what remains before and after it is given back.
+    unsafe {
+        let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+        let at = aligned as *mut libc::c_void;
+        let mapped = libc::mmap(at, size, protection, flags, file.as_raw_fd(), 0);
+        if mapped == libc::MAP_FAILED {
+            libc::munmap(start as *mut libc::c_void, reserved);
+            return None;
+        }
+        for (from, to) in [(start, aligned), (aligned + size, end)] {
+            if from < to {
+                libc::munmap(from as *mut libc::c_void, to - from);
+            }
+        }
+    }
+    Some(aligned)
+}
+
 impl Drop for Arena {
     fn drop(&mut self) {
         // SAFETY: both mappings were made by `new` with this size and end here.
@@ -251,6 +278,16 @@ impl Drop for Arena {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn large_pages_have_their_places() {
+        let arenas = [1, 3 << 20, 64 << 20].map(|size| Arena::divided(size).unwrap());
+        for arena in &arenas {
+            assert_eq!(arena.writable % LARGE_PAGE, 0);
+            assert_eq!(arena.executable % LARGE_PAGE, 0);
+        }
+        assert_eq!(arenas[2].bounds[1] % LARGE_PAGE, 0);
+    }
 
     #[test]
     fn code_runs_where_it_was_announced() {
