@@ -34,4 +34,4 @@ pub use compare::{Options, compare};
 pub use error::CompareError;
 pub use guest_programs::WORKLOAD;
 pub use progress::Progress;
-pub use runner::{Accelerator, Contender, GuestFiles, Monitor};
+pub use runner::{Accelerator, Contender, GuestFiles, Monitor, processor_seconds};

@@ -1,7 +1,8 @@
 //! The engine: a loop of four instructions, and boots of stock kernels up to their first program.
 
-use super::monitor::{Monitor, guest_files, ours, private_memory, processor_seconds, qemu};
+use super::monitor::{Monitor, guest_files, ours, private_memory, qemu};
 use super::samples::{alternate, summary};
+use ambos_compare::processor_seconds;
 use ambos_guest::Flavour;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

@@ -77,15 +77,3 @@ pub(crate) fn private_memory(process: u32) -> f64 {
     });
     kib.sum::<f64>() / 1024.0
 }
-
-/// Processor time that a process has used so far, in seconds, to the hundredth.
-pub(crate) fn processor_seconds(process: u32) -> f64 {
-    /// Clock ticks per second in what Linux shows to programs (`USER_HZ`).
-    const TICKS: f64 = 100.0;
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The name may hold anything; what follows it does not hold a parenthesis.
-    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    // utime and stime: proc(5).
-    let ticks = fields.split_whitespace().skip(11).take(2);
-    ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS
-}

@@ -12,6 +12,7 @@ pub use contender::{Accelerator, Contender};
 pub(crate) use laboratory::Laboratory;
 pub use laboratory::{GuestFiles, Monitor};
 pub(crate) use lines::Said;
+pub use process::processor_seconds;
 pub(crate) use process::{Next, Process};
 pub(crate) use stats::{Unserved, Window};
 

@@ -107,8 +107,7 @@ impl Process {
 
     /// The processor time it has used so far.
     pub(crate) fn processor_seconds(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
-        stat.ok().and_then(|stat| processor_seconds(&stat)).unwrap_or(0.0)
+        processor_seconds(self.child.id())
     }
 
     /// Asks it to end.
@@ -148,8 +147,15 @@ impl Drop for Process {
     }
 }
 
+/// The processor time that a process has used so far, in seconds, to the hundredth; zero if there is no such
+/// process.
+pub fn processor_seconds(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"));
+    stat.ok().and_then(|stat| busy_seconds(&stat)).unwrap_or(0.0)
+}
+
 /// User and system time in the text of `/proc/PID/stat`, whose ticks are hundredths on x86.
-fn processor_seconds(stat: &str) -> Option<f64> {
+fn busy_seconds(stat: &str) -> Option<f64> {
     // The name in parentheses may hold anything.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let mut ticks = || fields.next()?.parse::<f64>().ok();
@@ -199,7 +205,7 @@ mod tests {
     #[test]
     fn processor_time_is_read() {
         let stat = "7 (a) b) S 1 1 1 0 -1 4194304 100 0 0 0 250 50 0 0 20 0 1 0";
-        assert_eq!(processor_seconds(stat), Some(3.0));
-        assert_eq!(processor_seconds("nonsense"), None);
+        assert_eq!(busy_seconds(stat), Some(3.0));
+        assert_eq!(busy_seconds("nonsense"), None);
     }
 }
