@@ -68,9 +68,8 @@ pub(crate) struct Mapped {
 /// A finished block.
 #[derive(Debug, Default)]
 pub(crate) struct Built {
-    /// Addresses of the entries. From anywhere, with the linear address in R10 and the flags in memory.
-    pub(crate) external: u64,
-    /// Where that has noted the address.
+    /// Addresses of the entries. The one from anywhere, with the linear address in R10 and the flags in memory, is
+    /// the block's first; here it has noted the address.
     pub(crate) arrived: u64,
     /// From a later place in the same page: looks whether something wants attention.
     pub(crate) polling: u64,

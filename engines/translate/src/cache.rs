@@ -163,7 +163,7 @@ impl Cache {
         Self { sites: Sites::new(base), ..Self::default() }
     }
 
-    /// What is known of `key`, whose page has code version `version`.
+    /// What is known of `key`.
     #[inline]
     pub(crate) fn get(&self, key: Key) -> Option<Place> {
         let found = self.current.find(key.hash(), |&block| self.blocks[block as usize].key == key);
@@ -218,7 +218,6 @@ impl Cache {
         length: usize,
         built: Built,
     ) -> u32 {
-        debug_assert_eq!(built.external, start, "a block begins with its entry from anywhere");
         let number = self.blocks.len() as u32;
         let distance = |address: u64| address.wrapping_sub(start) as i32;
         self.blocks.push(Block {

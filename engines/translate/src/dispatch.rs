@@ -450,12 +450,8 @@ impl Translator {
         let set = self.head.cpu.mmu_index;
         let bank = self.head.cpu.tlb.current_bank();
         let rip = self.head.cpu.native.gpr[RIP];
-        let Block { external, mode, straddles, groups } = {
-            let block = &self.cache.blocks[block as usize];
-            let straddles = block.key.tail != 0;
-            let Key { mode, groups, .. } = block.key;
-            Block { external: block.start, mode, straddles, groups }
-        };
+        let block = &self.cache.blocks[block as usize];
+        let (external, Key { mode, tail, groups, .. }) = (block.start, block.key);
         if self.options.apart || !groups {
             self.head.slots.scratch[0] = rip;
             return external;
@@ -464,7 +460,7 @@ impl Translator {
             self.jump_modes[bank][set] = mode;
             self.head.cpu.tlb.clear_jumps(set);
         }
-        self.head.cpu.tlb.set_jump(set, rip, straddles, external as usize);
+        self.head.cpu.tlb.set_jump(set, rip, tail != 0, external as usize);
         self.head.slots.scratch[0] = rip;
         external
     }
@@ -500,14 +496,6 @@ impl Translator {
         counts::hand_over(&mut self.head.slots.counts, platform.ledger());
         stop
     }
-}
-
-/// A block's entry and mode.
-struct Block {
-    external: u64,
-    mode: u32,
-    straddles: bool,
-    groups: bool,
 }
 
 impl Engine for Translator {

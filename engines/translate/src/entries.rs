@@ -20,7 +20,6 @@ pub(crate) struct Head {
 impl Builder<'_> {
     /// The entries. `live` are the flags that the block needs.
     pub(crate) fn head(&mut self, live: u32) {
-        self.built.external = self.code.here();
         if !self.source.absolute {
             let back = -((self.source.linear & 0xfff) as i32);
             self.code.lea(reg::R11, Mem::Base(reg::R10, back));

@@ -167,10 +167,9 @@ impl Arena {
         Some(self.executable + start)
     }
 
-    /// Has the large pages that a region reaches up to `end` mapped as such, if the host can: it wants something to
-    /// be there already. Code
-    /// that is spread over many pages waits for their translations: starting programs took a tenth
-    /// longer with small ones.
+    /// Has the large pages that a region reaches up to `end` mapped as such, if the host can: it wants
+    /// something to be there already. Code that is spread over many pages waits for their
+    /// translations: starting programs took a tenth longer with small ones.
     fn use_large_pages(&mut self, region: Region, end: usize) {
         let large = &mut self.large[region as usize];
         while *large < end && *large + LARGE_PAGE <= self.bounds[region as usize + 1] {

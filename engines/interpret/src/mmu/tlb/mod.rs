@@ -281,7 +281,8 @@ impl Tlb {
     /// Lists a page that is about to be cached if it goes before others of its bank; `local` says whether it
     /// is one of the supervisor that is not global.
     fn note_local(&mut self, local: bool, linear: u64) {
-        if if self.halves { !is_upper(linear) } else { local } {
+        let listed = if self.halves { !is_upper(linear) } else { local };
+        if listed {
             self.banks[self.current].local.add(linear & !0xfff);
         }
     }
@@ -511,6 +512,11 @@ impl Tlb {
             self.drop_lower_half(bank);
             return;
         }
+        self.drop_listed(bank);
+    }
+
+    /// Drops the pages that are listed for a bank.
+    fn drop_listed(&mut self, bank: usize) {
         while let Some(page) = self.banks[bank].local.0.pop() {
             self.drop_page_of_bank(bank, page);
         }
@@ -563,9 +569,7 @@ impl Tlb {
             self.clear(bank);
             return;
         }
-        while let Some(page) = self.banks[bank].local.0.pop() {
-            self.drop_page_of_bank(bank, page);
-        }
+        self.drop_listed(bank);
         for cache in Cache::ALL {
             self.clear_cache(bank, Self::USER, cache);
         }
