@@ -261,7 +261,7 @@ pub(crate) fn build(
         let page = builder.page_base();
         builder.plan = Plan::new(&instructions, &needed, page, &mut builder.info);
     }
-    builder.head(needed.first().copied().unwrap_or(liveness::ALL));
+    builder.head(&instructions, &needed);
     let mut ended = false;
     for (index, &(ref instruction, action)) in instructions.iter().enumerate() {
         builder.index = index;
@@ -321,7 +321,7 @@ impl Builder<'_> {
     }
 
     /// Flags needed by the code at a linear address, if it lies in the same page.
-    fn peek(&self, linear: u64) -> u32 {
+    pub(crate) fn peek(&self, linear: u64) -> u32 {
         if linear & !0xfff != self.page_base() {
             return liveness::ALL;
         }

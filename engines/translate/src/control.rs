@@ -3,6 +3,7 @@
 
 use crate::build::{Builder, ColdKind, Far};
 use crate::emit::{Mem, reg};
+use crate::flags::FlagsIn;
 use crate::layout;
 use crate::second;
 use crate::site::Kind;
@@ -11,12 +12,10 @@ use ambos_interpret::mmu::{Entry, jump_slot};
 impl Builder<'_> {
     /// Goes on at `target`, relative to the page, if the condition holds.
     pub(crate) fn edge(&mut self, target: u64, condition: Option<u8>, stack: i32) {
-        self.want_flags(self.idle());
-        // A straddling instruction depends on where the next page is mapped, as far ones do.
-        let inside =
-            u16::try_from(target).ok().filter(|&inside| inside < 0x1000 && !self.straddles(target));
+        let inside = self.inside(target);
         match condition {
             Some(condition) => {
+                self.want_flags(self.idle());
                 let displacement = self.code.jump_if(condition, 0);
                 if let Some(target) = inside {
                     let site = self.site(Kind::Link { patch: displacement, target, groups: true });
@@ -28,6 +27,11 @@ impl Builder<'_> {
             }
             None => match inside {
                 Some(target) => {
+                    if self.flags == FlagsIn::Memory
+                        && self.peek(self.page_base() | u64::from(target)) != 0
+                    {
+                        self.want_flags(self.idle());
+                    }
                     let displacement = self.code.jump(0);
                     let site = self.site(Kind::Link { patch: displacement, target, groups: true });
                     self.cold(displacement, site, ColdKind::Leave);
@@ -35,6 +39,12 @@ impl Builder<'_> {
                 None => self.far_edge(target, stack),
             },
         }
+    }
+
+    /// The offset of `target`, which is relative to the page, if a jump there can be linked. A straddling
+    /// instruction depends on where the next page is mapped, as code in other pages does.
+    pub(crate) fn inside(&self, target: u64) -> Option<u16> {
+        u16::try_from(target).ok().filter(|&inside| inside < 0x1000 && !self.straddles(target))
     }
 
     pub(crate) fn far_edge(&mut self, target: u64, stack: i32) {

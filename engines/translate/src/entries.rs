@@ -1,9 +1,15 @@
 //! The entries of blocks, and how they look whether something wants attention.
 
 use crate::build::{Builder, ColdKind};
+use crate::classify::{Action, class};
 use crate::emit::{Mem, reg};
+use crate::flags::FlagsIn;
 use crate::layout;
+use crate::liveness;
+use crate::plan::Slot;
 use crate::site::Kind;
+use ambos_interpret::exec::native::Class;
+use iced_x86::{Instruction, OpKind};
 
 /// What the entries need off the straight path.
 #[derive(Debug, Clone, Copy, Default)]
@@ -13,13 +19,17 @@ pub(crate) struct Head {
     from_far: u32,
     /// The block needs flags.
     needs_flags: bool,
+    /// It begins with the flags in memory: entries from the same page save them.
+    saved: bool,
     /// Displacement of the jump that is taken if something wants attention.
     poll: u64,
 }
 
 impl Builder<'_> {
-    /// The entries. `live` are the flags that the block needs.
-    pub(crate) fn head(&mut self, live: u32) {
+    /// The entries of a block with these instructions, which need these flags.
+    pub(crate) fn head(&mut self, instructions: &[(Instruction, Action)], needed: &[u32]) {
+        let live = needed.first().copied().unwrap_or(liveness::ALL);
+        let saved = live != 0 && self.saves_first(instructions, needed);
         if !self.source.absolute {
             let back = -((self.source.linear & 0xfff) as i32);
             self.code.lea(reg::R11, Mem::Base(reg::R10, back));
@@ -30,6 +40,7 @@ impl Builder<'_> {
             from_near: self.site(Kind::Entry { flags_kept: false }),
             from_far: self.site(Kind::Entry { flags_kept: true }),
             needs_flags: live != 0,
+            saved,
             poll: 0,
         };
         if live == 0 {
@@ -41,15 +52,59 @@ impl Builder<'_> {
         // cmp dword ptr [r10], 0
         self.code.raw(&[0x41, 0x83, 0x3a, 0]);
         self.head.poll = self.code.jump_if(5, 0);
-        if live != 0 {
+        if saved {
+            self.flags = FlagsIn::Memory;
+        } else if live != 0 {
             self.load_kept_flags(Some(reg::R11));
         }
         self.built.body = self.code.here();
     }
 
+    /// Whether a block that needs flags saves them, for a probe or where it goes to another page, before an
+    /// instruction wants them.
+    fn saves_first(&self, instructions: &[(Instruction, Action)], needed: &[u32]) -> bool {
+        if self.source.narrow {
+            return false;
+        }
+        for (index, &(ref instruction, action)) in instructions.iter().enumerate() {
+            if needed[index] == 0 {
+                return false;
+            }
+            if self.plan.probes_at(index).next().is_some() {
+                return true;
+            }
+            let probed = |slot| self.plan.member(index, slot).is_none();
+            let in_memory = (0..instruction.op_count())
+                .any(|operand| instruction.op_kind(operand) == OpKind::Memory);
+            let target = instruction.near_branch_target().wrapping_sub(self.page_base());
+            match action {
+                Action::Skip | Action::Address => {}
+                Action::Copy if in_memory && probed(Slot::Operand) => return true,
+                Action::Copy => {
+                    if instruction.rflags_read() | instruction.rflags_modified() != 0
+                        || class(instruction) != Class::General
+                    {
+                        return false;
+                    }
+                }
+                Action::Push | Action::Pop | Action::Leave => {
+                    if probed(Slot::Stack) || in_memory && probed(Slot::Operand) {
+                        return true;
+                    }
+                }
+                Action::Jump => return self.inside(target).is_none(),
+                Action::Call => return probed(Slot::Stack) || self.inside(target).is_none(),
+                Action::JumpTo | Action::CallTo | Action::Return => return true,
+                Action::Branch | Action::System | Action::Interpret => return false,
+            }
+        }
+        let next = instructions.last().map_or(0, |(last, _)| last.next_ip());
+        self.inside(next.wrapping_sub(self.page_base())).is_none()
+    }
+
     /// What belongs to the entries off the straight path.
     pub(crate) fn cold_head(&mut self) {
-        let Head { from_near, from_far, needs_flags, poll } = self.head;
+        let Head { from_near, from_far, needs_flags, saved, poll } = self.head;
         self.built.leave_near = self.code.here();
         self.leave_at(from_near);
         self.built.leave_far = self.code.here();
@@ -60,7 +115,13 @@ impl Builder<'_> {
             self.built.polling = self.code.here();
             let displacement = self.poll_with_flags();
             self.code.bind(displacement, near);
-            self.code.jump(self.built.body);
+            let body = self.built.body;
+            if saved {
+                self.built.body = self.code.here();
+                self.flags = FlagsIn::Host;
+                self.keep_flags(reg::R11);
+            }
+            self.code.jump(body);
         }
     }
 
