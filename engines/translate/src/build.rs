@@ -156,6 +156,10 @@ pub(crate) struct Builder<'a> {
     pub(crate) eager_flags: bool,
     /// The host holds the guest's x87 state.
     pub(crate) x87_held: bool,
+    /// What the stack pointer is behind by: see [`crate::stack`].
+    pub(crate) stack_behind: i32,
+    /// R10 holds the linear address of the next instruction.
+    pub(crate) next_in_r10: bool,
     /// The last instruction was STI: interrupts are held off during the current one.
     pub(crate) shadow: bool,
 }
@@ -253,6 +257,8 @@ pub(crate) fn build(
         flags: FlagsIn::Host,
         live_after: liveness::ALL,
         eager_flags: false,
+        stack_behind: 0,
+        next_in_r10: false,
         shadow: false,
         x87_held: false,
     };
@@ -274,6 +280,7 @@ pub(crate) fn build(
         }
     }
     if !ended {
+        builder.move_stack();
         builder.flush();
         let next = u64::from(builder.offset) + u64::from(builder.length);
         builder.edge(next, None, 0);
@@ -408,6 +415,9 @@ impl Builder<'_> {
         self.built.instructions += 1;
         self.built.guest_bytes += instruction.len() as u32;
         let first_site = self.built.sites.len();
+        if !self.may_be_behind(instruction, action) {
+            self.move_stack();
+        }
         self.probe_groups(live != 0);
         let before = (
             self.code.bytes.len(),
@@ -417,10 +427,11 @@ impl Builder<'_> {
             self.fars.len(),
             self.built.sites.len(),
             self.x87_held,
+            self.stack_behind,
         );
         let done = match self.attempt(instruction, action, live != 0) {
             Done::Refused => {
-                let (bytes, flags, scratch, colds, fars, sites, x87_held) = before;
+                let (bytes, flags, scratch, colds, fars, sites, x87_held, stack_behind) = before;
                 self.code.bytes.truncate(bytes);
                 self.flags = flags;
                 self.scratch = scratch;
@@ -428,6 +439,8 @@ impl Builder<'_> {
                 self.colds.truncate(colds);
                 self.fars.truncate(fars);
                 self.built.sites.truncate(sites);
+                self.stack_behind = stack_behind;
+                self.move_stack();
                 self.interpret()
             }
             done => done,
@@ -439,6 +452,7 @@ impl Builder<'_> {
             site.next = next;
         }
         if shadowed && matches!(done, Done::Next) {
+            self.move_stack();
             self.end_shadow();
             self.poll_after();
         }
@@ -486,6 +500,7 @@ impl Builder<'_> {
             }
             Action::Call => {
                 self.push_return(flags_live);
+                self.move_stack();
                 let target = instruction.near_branch_target().wrapping_sub(self.page_base());
                 self.edge(target, None, -8);
                 Done::End
@@ -503,6 +518,7 @@ impl Builder<'_> {
                 }
                 self.code.store(Mem::Gs(layout::WAITING), reg::R10);
                 self.push_return(flags_live);
+                self.move_stack();
                 self.code.load(reg::R10, Mem::Gs(layout::WAITING));
                 self.through_jump_cache(-8);
                 Done::End
@@ -563,6 +579,7 @@ impl Builder<'_> {
 
     /// Emits what lies off the straight path.
     fn finish(&mut self) {
+        self.next_in_r10 = false;
         for far in std::mem::take(&mut self.fars) {
             let here = self.code.here();
             self.code.bind(far.displacement, here);

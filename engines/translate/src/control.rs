@@ -49,7 +49,11 @@ impl Builder<'_> {
 
     pub(crate) fn far_edge(&mut self, target: u64, stack: i32) {
         let away = i32::try_from(target as i64);
+        let next = i32::from(self.offset) + i32::from(self.length);
         match away {
+            Ok(away) if self.next_in_r10 && !self.source.absolute => {
+                self.code.lea(reg::R10, Mem::Base(reg::R10, away.wrapping_sub(next)));
+            }
             Ok(away) if !self.source.absolute => {
                 self.code.load(reg::R10, Mem::Gs(layout::CODE_BASE));
                 self.code.lea(reg::R10, Mem::Base(reg::R10, away));

@@ -28,8 +28,7 @@ impl Builder<'_> {
                 self.failed = true;
                 return;
             }
-            self.code.lea(reg::R11, Mem::Sum(reg::R10, reg::R11));
-            self.holds(1, number);
+            self.holds(0, number);
             self.counters.groups += 1;
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! The probe needs the operand's linear address in one scratch register and a second one to work
 //! with. It leaves the offset in the page in the first and the host address of the page in the
-//! second, so that `[first + second]` is the operand. The comparison covers the page and
+//! second, so that `[first + second]` is the operand; for a group of operands their sum in the first. The comparison covers the page and
 //! that the operand does not cross into the next one: of the exclusive or of address and tag nothing may
 //! remain but an offset that leaves room for the operand.
 
@@ -86,7 +86,14 @@ impl Builder<'_> {
                 self.code.lea(first, Mem::Base(first, away));
             }
         } else if base == Register::None && index == Register::None {
-            self.code.constant(first, displacement as u64);
+            match (segment, i32::try_from(displacement)) {
+                (Some(number), Ok(displacement)) if !self.source.narrow => {
+                    self.code.load(first, Mem::Gs(layout::segment_base(number)));
+                    self.code.lea(first, Mem::Base(first, displacement));
+                    return true;
+                }
+                _ => self.code.constant(first, displacement as u64),
+            }
         } else if index == Register::None && displacement == 0 && !narrow {
             // Unlike LEA this takes no time.
             self.code.copy(first, base.number() as u8);
@@ -173,8 +180,13 @@ impl Builder<'_> {
         self.code.op(true, &[0x81], 7, Mem::Gs(entry));
         self.code.raw(&((linear & !0xfff) as i32).to_le_bytes());
         let miss = self.code.jump_if(5, 0);
-        self.code.load(second, Mem::Gs(entry + 8));
-        self.code.constant(first, linear & 0xfff);
+        if check.group.is_some() {
+            self.code.load(first, Mem::Gs(entry + 8));
+            self.code.lea(first, Mem::Base(first, (linear & 0xfff) as i32));
+        } else {
+            self.code.load(second, Mem::Gs(entry + 8));
+            self.code.constant(first, linear & 0xfff);
+        }
         self.end_check(first, cache, Some(linear), [miss, retry], check);
     }
 
@@ -184,7 +196,7 @@ impl Builder<'_> {
         self.check(first, second, Check { size, write, flags_live, group: None });
     }
 
-    /// Emits the probe for the linear address in `first`.
+    /// Emits the probe for the linear address in `first`. For a group that is left with the host address.
     pub(crate) fn check(&mut self, first: u8, second: u8, check: Check) {
         let Check { size, write, flags_live, .. } = check;
         let cache = if write { self.set.write } else { self.set.read };
@@ -198,7 +210,10 @@ impl Builder<'_> {
         self.code.op(true, &[0x33], first, Mem::GsBase(second, cache));
         self.code.cmp(first, 0x1000 - size as i32);
         let miss = self.code.jump_if(7, 0);
-        self.code.load(second, Mem::GsBase(second, cache + 8));
+        match check.group {
+            Some(_) => self.code.op(true, &[0x03], first, Mem::GsBase(second, cache + 8)),
+            None => self.code.load(second, Mem::GsBase(second, cache + 8)),
+        }
         self.end_check(first, cache, None, [miss, retry], check);
     }
 
@@ -244,10 +259,7 @@ impl Builder<'_> {
             Some(linear) => self.code.constant(first, linear),
             None => self.code.op(true, &[0x33], first, Mem::GsBase(second, cache)),
         }
-        let mut size = check.size;
-        if check.group.is_some() {
-            // The second level knows but single bytes of groups.
-            size = 1;
+        let stub = if check.group.is_some() {
             self.code.copy(second, first);
             self.code.and32(second, 0xfff);
             self.code.cmp(second, 0x1000 - check.size as i32);
@@ -256,8 +268,11 @@ impl Builder<'_> {
             self.note_apart(site, apart);
             self.leave_group(offset, check.flags_live);
             self.code.land(inside);
-        }
-        match self.stubs.second.operand(set, check.write, in_r11, size) {
+            Some(self.stubs.second.group(set, check.write))
+        } else {
+            self.stubs.second.operand(set, check.write, in_r11, check.size)
+        };
+        match stub {
             Some(stub) => {
                 self.code.address(second, ready);
                 self.code.jump(stub);

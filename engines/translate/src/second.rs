@@ -21,6 +21,8 @@ const SIZES: usize = 7;
 pub(crate) struct SecondLevel {
     /// By set, whether it writes, whether the address is in R11, and the size's binary logarithm.
     operands: [[[[u64; SIZES]; 2]; 2]; SETS],
+    /// By set, and whether it writes.
+    groups: [[u64; 2]; SETS],
     /// By set.
     jumps: [u64; SETS],
 }
@@ -32,13 +34,17 @@ impl SecondLevel {
             [(set.read, set.read_second), (set.write, set.write_second)].map(|caches| {
                 [(reg::R10, reg::R11), (reg::R11, reg::R10)].map(|(first, second)| {
                     std::array::from_fn(|size| {
-                        operand(code, caches, first, second, 1 << size, exit)
+                        operand(code, caches, first, second, Form::Operand(1 << size), exit)
                     })
                 })
             })
         });
+        let groups = sets.map(|set| {
+            [(set.read, set.read_second), (set.write, set.write_second)]
+                .map(|caches| operand(code, caches, reg::R10, reg::R11, Form::Group, exit))
+        });
         let jumps = sets.map(|set| jump(code, set.jumps, set.jumps_second, exit));
-        Self { operands, jumps }
+        Self { operands, groups, jumps }
     }
 
     /// The stub for memory operands of these properties: it wants the linear address in R10 or, if
@@ -57,6 +63,12 @@ impl SecondLevel {
         sizes.get(size.trailing_zeros() as usize).copied()
     }
 
+    /// The stub for groups of operands: it wants the linear address of the first byte in R10 and the place to
+    /// go on at, with the host address in R10, in R11.
+    pub(crate) fn group(&self, set: usize, write: bool) -> u64 {
+        self.groups[set][usize::from(write)]
+    }
+
     /// The stub for jumps to the linear address in R10, the flags being kept in memory. The site must have
     /// been noted.
     pub(crate) fn jump(&self, set: usize) -> u64 {
@@ -64,14 +76,27 @@ impl SecondLevel {
     }
 }
 
+/// What a stub looks for and what it leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// All bytes of an operand: the offset in the page and the page's host address.
+    Operand(i32),
+    /// The first byte of a group: its host address.
+    Group,
+}
+
 fn operand(
     code: &mut Code,
     (first_level, cache): (i32, i32),
     first: u8,
     second: u8,
-    size: i32,
+    form: Form,
     exit: u64,
 ) -> u64 {
+    let size = match form {
+        Form::Operand(size) => size,
+        Form::Group => 1,
+    };
     let start = code.here();
     code.store(Mem::Gs(layout::FOUND), second);
     code.rorx(second, first, 12);
@@ -93,6 +118,9 @@ fn operand(
     code.store(Mem::GsBase(reg::RCX, first_level + 8), second);
     code.load(reg::RAX, Mem::Gs(layout::SPILLED_RAX));
     code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
+    if form == Form::Group {
+        code.lea(first, Mem::Sum(first, second));
+    }
     // jmp [found]
     code.op(false, &[0xff], 4, Mem::Gs(layout::FOUND));
     let here = code.here();
@@ -130,7 +158,6 @@ fn jump(code: &mut Code, first_level: i32, cache: i32, exit: u64) -> u64 {
 
 /// Computes where the linear address in `linear` belongs in a first level of jumps. Changes flags.
 pub(crate) fn jump_slot(code: &mut Code, slot: u8, linear: u8) {
-    code.rorx(slot, linear, 8);
-    code.lea(slot, Mem::Scaled(slot, linear, 3));
+    code.rorx(slot, linear, 64 - 3);
     code.and32(slot, ((JUMPS - 1) << 4) as u32);
 }

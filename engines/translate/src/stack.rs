@@ -1,14 +1,57 @@
 //! Pushes and pops, calls and returns as far as they concern the stack, and targets in memory.
+//!
+//! Where several of them follow each other and their words are known to be there, the stack pointer is moved
+//! once for all of them, before anything may leave or read it.
 
 use crate::build::{Builder, Done};
+use crate::classify::{Action, class};
 use crate::emit::{Mem, reg};
 use crate::layout;
 use crate::memory::Operand;
 use crate::plan::Slot;
 use crate::scratch::home_of;
-use iced_x86::{Instruction, OpKind};
+use ambos_interpret::exec::native::Class;
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 impl Builder<'_> {
+    /// Moves the stack pointer to where it belongs.
+    pub(crate) fn move_stack(&mut self) {
+        let behind = std::mem::take(&mut self.stack_behind);
+        if behind != 0 {
+            self.code.lea(reg::RSP, Mem::Base(reg::RSP, behind));
+        }
+    }
+
+    /// Whether an instruction runs the same if the stack pointer is moved only after it: it does not use it
+    /// but for words that a group has found, and cannot leave.
+    pub(crate) fn may_be_behind(&mut self, instruction: &Instruction, action: Action) -> bool {
+        if self.source.narrow || self.shadow || self.plan.probes_at(self.index).next().is_some() {
+            return false;
+        }
+        let in_memory = (0..instruction.op_count())
+            .any(|operand| instruction.op_kind(operand) == OpKind::Memory);
+        let found = !in_memory || self.member(Slot::Operand).is_some();
+        let explicit = (0..instruction.op_count()).any(|operand| {
+            instruction.op_kind(operand) == OpKind::Register
+                && instruction.op_register(operand).full_register() == Register::RSP
+        });
+        let on_stack = self.member(Slot::Stack).is_some();
+        match action {
+            Action::Skip => true,
+            Action::Copy | Action::Address => {
+                let used = self.info.info(instruction).used_registers();
+                let stack = used.iter().any(|used| used.register().full_register() == Register::RSP);
+                let harmless = class(instruction) == Class::General
+                    && !matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv);
+                let reads_stack = stack && (action == Action::Address || explicit || !found);
+                (found || action == Action::Address) && harmless && !reads_stack
+            }
+            Action::Push | Action::Pop => on_stack && found && !explicit,
+            Action::Call | Action::Return => on_stack,
+            _ => false,
+        }
+    }
+
     /// PUSH of 64 bits.
     pub(crate) fn push(&mut self, instruction: &Instruction, flags_live: bool) -> Done {
         let top = Operand { size: 8, write: true, flags_live };
@@ -78,7 +121,7 @@ impl Builder<'_> {
                 self.code.store_imm(to, value);
             }
         }
-        self.code.lea(reg::RSP, Mem::Base(reg::RSP, -8));
+        self.stack_behind -= 8;
         Done::Next
     }
 
@@ -110,7 +153,7 @@ impl Builder<'_> {
         }
         self.code.load(number, from);
         if number != reg::RSP {
-            self.code.lea(reg::RSP, Mem::Base(reg::RSP, 8));
+            self.stack_behind += 8;
         }
         if let Some(home) = home {
             self.written(home);
@@ -156,8 +199,9 @@ impl Builder<'_> {
             self.take_scratch(0);
             self.next_address(reg::R10);
             self.code.store(to, reg::R10);
+            self.next_in_r10 = true;
         }
-        self.code.lea(reg::RSP, Mem::Base(reg::RSP, -8));
+        self.stack_behind -= 8;
     }
 
     /// RET: takes the address to go on at and goes there.
@@ -169,7 +213,8 @@ impl Builder<'_> {
         self.flush();
         let from = self.stack_word(reg::RSP, None, flags_live);
         self.code.load(reg::R10, from);
-        self.code.lea(reg::RSP, Mem::Base(reg::RSP, release));
+        self.stack_behind += release;
+        self.move_stack();
         self.through_jump_cache(release);
     }
 

@@ -11,7 +11,7 @@ pub const ENTRIES: usize = 2048;
 /// Pages in the second level.
 pub const SECOND_ENTRIES: usize = 8192;
 /// Jumps in the first level.
-pub const JUMPS: usize = 4096;
+pub const JUMPS: usize = 8192;
 /// Jumps in the second level.
 pub const SECOND_JUMPS: usize = 16384;
 /// Kinds of access with caches of their own.
@@ -124,11 +124,10 @@ pub(super) fn second_slot(linear: u64) -> usize {
         & (SECOND_ENTRIES - 1)
 }
 
-/// The slot of a linear address in a first level of jumps: functions begin at few offsets in their pages,
-/// so the page's number counts as well. An address in steps of two bytes is fine enough.
+/// The slot of a linear address in a first level of jumps. An address in steps of two bytes is fine enough.
 #[inline]
 pub fn jump_slot(linear: u64) -> usize {
-    ((linear >> 8).wrapping_add(linear << 3) >> 4) as usize & (JUMPS - 1)
+    (linear >> 1) as usize & (JUMPS - 1)
 }
 
 /// The slot of a linear address in a second level of jumps.
