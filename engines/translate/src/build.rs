@@ -445,6 +445,10 @@ impl Builder<'_> {
             }
             done => done,
         };
+        if self.built.sites.len() > first_site {
+            // Who leaves here and goes on behind the instruction has moved it.
+            self.move_stack();
+        }
         // After an instruction that ends the block there is nowhere to go on, even if it leads to the
         // next one.
         let next = if matches!(done, Done::End) { 0 } else { self.code.here() };
