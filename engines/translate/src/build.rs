@@ -4,7 +4,6 @@
 //! translator's scratch registers, and the guest's are at home in memory. An instruction that names
 //! them gets them loaded; what is loaded stays so until a scratch register is needed.
 
-use crate::apart;
 use crate::classify::Action;
 use crate::emit::{Code, Mem, reg};
 use crate::entries::Head;
@@ -20,15 +19,8 @@ use crate::stubs::Stubs;
 use ambos_interpret::Cpu;
 use ambos_interpret::decode;
 use ambos_interpret::mmu::SETS;
-use iced_x86::{DecoderError, Instruction, InstructionInfoFactory};
+use iced_x86::{Instruction, InstructionInfoFactory};
 use std::rc::Rc;
-
-/// Most instructions in a block.
-const MAX_BLOCK: usize = 48;
-/// Most conditional jumps that a block goes on after.
-const MAX_BRANCHES: usize = 6;
-/// Instructions looked at beyond a block for the life of flags.
-const PEEK: usize = 6;
 
 /// What a block is made from.
 pub(crate) struct Source<'a> {
@@ -196,40 +188,9 @@ pub(crate) fn build(
     sets: &[SetLayout; SETS],
     source: &Source<'_>,
 ) -> Result<Built, NoBlock> {
-    let start = (source.linear & 0xfff) as usize;
-    let mut decoder = source.decoder(&source.page[start..], source.linear);
-    let mut instructions = Vec::with_capacity(16);
+    let instructions = source.gather()?;
+    let start = (source.linear & 0xfff) as u16;
     let straddling = source.page.len() > 0x1000;
-    let mut branches = 0;
-    let most = if straddling { 1 } else { MAX_BLOCK };
-    while instructions.len() < most && decoder.can_decode() {
-        let mut instruction = decoder.decode();
-        if instruction.is_invalid() {
-            break;
-        }
-        let action = match source.classify(&mut instruction) {
-            Action::Copy if source.apart && apart::is_unsteady(instruction.mnemonic()) => {
-                Action::Interpret
-            }
-            action => action,
-        };
-        branches += usize::from(action == Action::Branch);
-        let ends = branches > MAX_BRANCHES
-            || matches!(
-                action,
-                Action::Jump | Action::Call | Action::JumpTo | Action::CallTo | Action::Return
-            )
-            || action == Action::Interpret
-                && instruction.flow_control() != iced_x86::FlowControl::Next;
-        instructions.push((instruction, action));
-        if ends {
-            break;
-        }
-    }
-    if instructions.is_empty() {
-        let incomplete = !straddling && decoder.last_error() == DecoderError::NoMoreBytes;
-        return Err(if incomplete { NoBlock::Straddles } else { NoBlock::Undefined });
-    }
     let set_number = cpu.mmu_index.min(SETS - 1);
     let mut builder = Builder {
         code,
@@ -250,7 +211,7 @@ pub(crate) fn build(
         colds: Vec::new(),
         fars: Vec::new(),
         built: Built::default(),
-        offset: start as u16,
+        offset: start,
         length: 0,
         current: Instruction::default(),
         next_action: None,
@@ -291,20 +252,20 @@ pub(crate) fn build(
 
 impl Builder<'_> {
     pub(crate) fn page_base(&self) -> u64 {
-        self.source.linear & !0xfff
+        self.source.page_base()
     }
 
     /// Flags needed before each instruction.
     fn live(&self, instructions: &[(Instruction, Action)]) -> Vec<u32> {
         let mut live = match instructions.last() {
             Some((last, Action::Branch | Action::Jump | Action::Call)) => {
-                let mut needed = self.peek(last.near_branch_target());
+                let mut needed = self.source.peek(last.near_branch_target());
                 if last.is_jcc_short_or_near() {
-                    needed |= self.peek(last.next_ip());
+                    needed |= self.source.peek(last.next_ip());
                 }
                 needed
             }
-            Some((last, Action::Copy | Action::Skip)) => self.peek(last.next_ip()),
+            Some((last, Action::Copy | Action::Skip)) => self.source.peek(last.next_ip()),
             _ => liveness::ALL,
         };
         let mut result = vec![0; instructions.len()];
@@ -315,46 +276,16 @@ impl Builder<'_> {
                 Action::Branch => {
                     let taken = match index + 1 == instructions.len() {
                         true => 0,
-                        false => self.peek(instruction.near_branch_target()),
+                        false => self.source.peek(instruction.near_branch_target()),
                     };
                     live | taken | instruction.rflags_read() & liveness::ALL
                 }
-                Action::Jump | Action::Call => live,
+                Action::Skip | Action::Jump | Action::Call => live,
                 _ => liveness::before(instruction, live),
             };
             result[index] = live;
         }
         result
-    }
-
-    /// Flags needed by the code at a linear address, if it lies in the same page.
-    pub(crate) fn peek(&self, linear: u64) -> u32 {
-        if linear & !0xfff != self.page_base() {
-            return liveness::ALL;
-        }
-        let bytes = &self.source.page[(linear & 0xfff) as usize..];
-        let decoder = self.source.decoder(bytes, linear);
-        let next: Vec<_> = decoder
-            .into_iter()
-            .take(PEEK)
-            .take_while(|instruction| {
-                let mut form = *instruction;
-                !instruction.is_invalid() && self.source.classify(&mut form) != Action::Interpret
-            })
-            .collect();
-        liveness::at_start(next.iter())
-    }
-
-    /// Whether the instruction at an offset in the page goes on in the next one.
-    pub(crate) fn straddles(&self, offset: u64) -> bool {
-        const LONGEST: u64 = 15;
-        if offset <= 0x1000 - LONGEST {
-            return false;
-        }
-        let bytes = &self.source.page[offset as usize..0x1000];
-        let mut decoder = self.source.decoder(bytes, 0);
-        let _ = decoder.decode();
-        decoder.last_error() == DecoderError::NoMoreBytes
     }
 
     /// Adds a site of the current instruction; returns its number.
@@ -560,9 +491,8 @@ impl Builder<'_> {
     pub(crate) fn leave_to_interpreter(&mut self) -> bool {
         let offset = usize::from(self.offset);
         let bytes = &self.source.page[offset..offset + self.current.len()];
-        let start = offset - (self.source.linear & 0xfff) as usize;
         let original = self.original(bytes, self.page_base() | offset as u64);
-        let lowered = decode::lower(self.cpu, &original, bytes, start);
+        let lowered = decode::lower(self.cpu, &original, bytes, 0);
         let goes_on = !lowered.ends_block;
         let spanned = self.plan.spans(self.index);
         let site = self.site(Kind::Interpret { op: Rc::new(lowered.op), goes_on, spanned });

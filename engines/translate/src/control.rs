@@ -12,7 +12,7 @@ use ambos_interpret::mmu::{Entry, jump_slot};
 impl Builder<'_> {
     /// Goes on at `target`, relative to the page, if the condition holds.
     pub(crate) fn edge(&mut self, target: u64, condition: Option<u8>, stack: i32) {
-        let inside = self.inside(target);
+        let inside = self.source.inside(target);
         match condition {
             Some(condition) => {
                 self.want_flags(self.idle());
@@ -28,7 +28,7 @@ impl Builder<'_> {
             None => match inside {
                 Some(target) => {
                     if self.flags == FlagsIn::Memory
-                        && self.peek(self.page_base() | u64::from(target)) != 0
+                        && self.source.peek(self.page_base() | u64::from(target)) != 0
                     {
                         self.want_flags(self.idle());
                     }
@@ -39,12 +39,6 @@ impl Builder<'_> {
                 None => self.far_edge(target, stack),
             },
         }
-    }
-
-    /// The offset of `target`, which is relative to the page, if a jump there can be linked. A straddling
-    /// instruction depends on where the next page is mapped, as code in other pages does.
-    pub(crate) fn inside(&self, target: u64) -> Option<u16> {
-        u16::try_from(target).ok().filter(|&inside| inside < 0x1000 && !self.straddles(target))
     }
 
     pub(crate) fn far_edge(&mut self, target: u64, stack: i32) {

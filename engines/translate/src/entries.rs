@@ -92,14 +92,14 @@ impl Builder<'_> {
                         return true;
                     }
                 }
-                Action::Jump => return self.inside(target).is_none(),
-                Action::Call => return probed(Slot::Stack) || self.inside(target).is_none(),
+                Action::Jump => return self.source.inside(target).is_none(),
+                Action::Call => return probed(Slot::Stack) || self.source.inside(target).is_none(),
                 Action::JumpTo | Action::CallTo | Action::Return => return true,
                 Action::Branch | Action::System | Action::Interpret => return false,
             }
         }
         let next = instructions.last().map_or(0, |(last, _)| last.next_ip());
-        self.inside(next.wrapping_sub(self.page_base())).is_none()
+        self.source.inside(next.wrapping_sub(self.page_base())).is_none()
     }
 
     /// What belongs to the entries off the straight path.

@@ -41,6 +41,7 @@ mod emit;
 mod entries;
 mod exits;
 mod flags;
+mod gather;
 mod group;
 mod layout;
 mod liveness;

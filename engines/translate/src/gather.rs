@@ -1,0 +1,159 @@
+//! Which instructions make up a block.
+//!
+//! A block follows the guest's code through conditional jumps, as if they were not taken, and through jumps
+//! to later places in the page; where code goes back, something must look whether attention is wanted. A loop that leads back to the block's start is unrolled: operands that its turns step
+//! through share probes, and turns go without looking for what wants attention.
+
+use crate::apart;
+use crate::build::{NoBlock, Source};
+use crate::classify::Action;
+use crate::liveness;
+use iced_x86::{DecoderError, FlowControl, Instruction};
+
+/// Most instructions in a block.
+const MAX_BLOCK: usize = 48;
+/// Most conditional jumps that one turn of a block goes on after.
+const MAX_BRANCHES: usize = 6;
+/// Most jumps that a block follows.
+const MAX_JUMPS: usize = 4;
+/// Most turns of a loop in its block.
+const MAX_TURNS: usize = 4;
+/// Instructions looked at beyond a block for the life of flags.
+pub(crate) const PEEK: usize = 6;
+
+impl Source<'_> {
+    pub(crate) fn page_base(&self) -> u64 {
+        self.linear & !0xfff
+    }
+
+    /// Whether the instruction at an offset in the page goes on in the next one.
+    fn straddles(&self, offset: u64) -> bool {
+        const LONGEST: u64 = 15;
+        if offset <= 0x1000 - LONGEST {
+            return false;
+        }
+        let bytes = &self.page[offset as usize..0x1000];
+        let mut decoder = self.decoder(bytes, 0);
+        let _ = decoder.decode();
+        decoder.last_error() == DecoderError::NoMoreBytes
+    }
+
+    /// The offset of `target`, which is relative to the page, if a jump there can be linked. A straddling
+    /// instruction depends on where the next page is mapped, as code in other pages does.
+    pub(crate) fn inside(&self, target: u64) -> Option<u16> {
+        u16::try_from(target).ok().filter(|&inside| inside < 0x1000 && !self.straddles(target))
+    }
+
+    /// Flags needed by the code at a linear address, if it lies in the same page.
+    pub(crate) fn peek(&self, linear: u64) -> u32 {
+        if linear & !0xfff != self.page_base() {
+            return liveness::ALL;
+        }
+        let bytes = &self.page[(linear & 0xfff) as usize..];
+        let decoder = self.decoder(bytes, linear);
+        let next: Vec<_> = decoder
+            .into_iter()
+            .take(PEEK)
+            .take_while(|instruction| {
+                let mut form = *instruction;
+                !instruction.is_invalid() && self.classify(&mut form) != Action::Interpret
+            })
+            .collect();
+        liveness::at_start(next.iter())
+    }
+
+    /// The instructions of the block, and what is done with each.
+    ///
+    /// # Errors
+    ///
+    /// Why there are none.
+    pub(crate) fn gather(&self) -> Result<Vec<(Instruction, Action)>, NoBlock> {
+        let start = (self.linear & 0xfff) as usize;
+        let mut decoder = self.decoder(&self.page[start..], self.linear);
+        let mut instructions = Vec::with_capacity(16);
+        let straddling = self.page.len() > 0x1000;
+        let most = if straddling { 1 } else { MAX_BLOCK };
+        let (mut branches, mut jumps, mut turns) = (0, 0, 1);
+        while instructions.len() < most && decoder.can_decode() {
+            let mut instruction = decoder.decode();
+            if instruction.is_invalid() {
+                break;
+            }
+            let action = match self.classify(&mut instruction) {
+                Action::Copy if self.apart && apart::is_unsteady(instruction.mnemonic()) => {
+                    Action::Interpret
+                }
+                action => action,
+            };
+            if matches!(action, Action::Branch | Action::Jump) && self.follows() {
+                let target = instruction.near_branch_target();
+                let turn = (instructions.len() + 1) / turns;
+                if target == self.linear
+                    && turns < MAX_TURNS
+                    && instructions.len() + 1 + turn <= MAX_BLOCK
+                {
+                    turns += 1;
+                    (branches, jumps) = (0, 0);
+                    instructions.push(turned(instruction, action));
+                    decoder = self.decoder(&self.page[start..], self.linear);
+                    continue;
+                }
+                let known = |(seen, _): &(Instruction, Action)| seen.ip() == target;
+                let inside = self.inside(target.wrapping_sub(self.page_base()));
+                if let Some(inside) = inside
+                    && action == Action::Jump
+                    && jumps < MAX_JUMPS
+                    && instructions.len() + 1 < most
+                    && target > instruction.ip()
+                    && (turns > 1 || !instructions.iter().any(known))
+                {
+                    jumps += 1;
+                    instructions.push((instruction, Action::Skip));
+                    decoder = self.decoder(&self.page[usize::from(inside)..], target);
+                    continue;
+                }
+            }
+            branches += usize::from(action == Action::Branch);
+            let ends = branches > MAX_BRANCHES
+                || matches!(
+                    action,
+                    Action::Jump | Action::Call | Action::JumpTo | Action::CallTo | Action::Return
+                )
+                || action == Action::Interpret && instruction.flow_control() != FlowControl::Next;
+            instructions.push((instruction, action));
+            if ends {
+                break;
+            }
+        }
+        match instructions.last_mut() {
+            Some((last, action)) => {
+                if *action == Action::Skip && last.flow_control() != FlowControl::Next {
+                    // There was nothing to follow.
+                    *action = Action::Jump;
+                }
+                Ok(instructions)
+            }
+            None if !straddling && decoder.last_error() == DecoderError::NoMoreBytes => {
+                Err(NoBlock::Straddles)
+            }
+            None => Err(NoBlock::Undefined),
+        }
+    }
+
+    /// Whether the block is one that follows jumps: what looks on at blocks knows instructions by where they
+    /// are, and wants each once.
+    fn follows(&self) -> bool {
+        !self.apart && !self.narrow && self.page.len() == 0x1000
+    }
+}
+
+/// The jump that closes a loop, as one that leaves it and goes on with the next turn otherwise.
+fn turned(mut instruction: Instruction, action: Action) -> (Instruction, Action) {
+    if action == Action::Jump {
+        return (instruction, Action::Skip);
+    }
+    let leaves = instruction.next_ip();
+    instruction.negate_condition_code();
+    instruction.set_near_branch64(leaves);
+    (instruction, Action::Branch)
+}
