@@ -11,11 +11,16 @@ use crate::liveness;
 use iced_x86::{DecoderError, FlowControl, Instruction};
 
 /// Most instructions in a block.
-const MAX_BLOCK: usize = 48;
+const MAX_BLOCK: usize = 128;
+/// Instructions after which a block ends with the next conditional jump: what follows one is another block as
+/// well, sooner or later.
+const LONG_BLOCK: usize = 40;
 /// Most conditional jumps that one turn of a block goes on after.
 const MAX_BRANCHES: usize = 6;
 /// Most jumps that a block follows.
 const MAX_JUMPS: usize = 4;
+/// Most instructions of an unrolled loop.
+const MAX_UNROLLED: usize = 96;
 /// Most turns of a loop in its block.
 const MAX_TURNS: usize = 4;
 /// Instructions looked at beyond a block for the life of flags.
@@ -90,7 +95,7 @@ impl Source<'_> {
                 let turn = (instructions.len() + 1) / turns;
                 if target == self.linear
                     && turns < MAX_TURNS
-                    && instructions.len() + 1 + turn <= MAX_BLOCK
+                    && instructions.len() + 1 + turn <= MAX_UNROLLED
                 {
                     turns += 1;
                     (branches, jumps) = (0, 0);
@@ -114,7 +119,8 @@ impl Source<'_> {
                 }
             }
             branches += usize::from(action == Action::Branch);
-            let ends = branches > MAX_BRANCHES
+            let ends = action == Action::Branch
+                && (branches > MAX_BRANCHES || turns == 1 && instructions.len() >= LONG_BLOCK)
                 || matches!(
                     action,
                     Action::Jump | Action::Call | Action::JumpTo | Action::CallTo | Action::Return

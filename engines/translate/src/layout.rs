@@ -46,7 +46,7 @@ pub(crate) struct Slots {
     /// Where the pointers of a repeated string instruction will be.
     pub(crate) pointers: [u64; 2],
     /// Host addresses of groups of operands.
-    pub(crate) groups: [u64; GROUPS],
+    pub(crate) groups: [[u64; 32]; GROUPS / 32],
     /// Masks of the index of a bit in an operand, by the logarithm of its bytes.
     pub(crate) bit_index: [u64; 4],
     /// Interceptions that translated code served itself.

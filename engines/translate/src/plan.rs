@@ -19,7 +19,7 @@ use iced_x86::{Code, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Op
 const RSP: usize = 4;
 const RBP: usize = 5;
 /// Most groups in a block: each has a place for its host address.
-pub(crate) const GROUPS: usize = 32;
+pub(crate) const GROUPS: usize = 64;
 /// Most bytes that a group spans. A range of that length crosses a page in one case of eight.
 const SPAN: i64 = 512;
 /// Clusters that an operand may still join.
@@ -151,6 +151,8 @@ struct Cluster {
     write: bool,
     /// The first member only reads what another one writes.
     read_first: bool,
+    /// Branches before the first member.
+    branches: usize,
     members: Vec<(usize, Slot, i64, usize)>,
 }
 
@@ -201,6 +203,7 @@ impl Plan {
         let mut planner = Planner {
             page,
             unknowns: 16,
+            branches: 0,
             registers: std::array::from_fn(|number| Value { unknown: number as u32, constant: 0 }),
             before: Vec::with_capacity(instructions.len()),
             open: Vec::new(),
@@ -222,6 +225,8 @@ impl Plan {
 struct Planner {
     page: u64,
     unknowns: u32,
+    /// Conditional jumps so far.
+    branches: usize,
     registers: Registers,
     /// The registers before each instruction.
     before: Vec<Registers>,
@@ -281,7 +286,8 @@ impl Planner {
     ) {
         let to = number(instruction.op0_register());
         match action {
-            Action::Skip | Action::Branch => {}
+            Action::Skip => {}
+            Action::Branch => self.branches += 1,
             Action::Push => self.add(RSP, -8),
             Action::Pop => {
                 self.add(RSP, 8);
@@ -346,9 +352,13 @@ impl Planner {
         let Some((origin, low)) = self.origin(access.address) else { return };
         let high = low + access.size as i64;
         let member = (index, access.slot, low, access.size);
+        let branches = self.branches;
         let joined = self.open.iter_mut().rev().find(|cluster| {
             cluster.origin == origin
-                && (cluster.write || !access.write || cluster.reads(low, high))
+                && (cluster.write
+                    || !access.write
+                    || cluster.branches == branches
+                    || cluster.reads(low, high))
                 && cluster.high.max(high) - cluster.low.min(low) <= SPAN
         });
         if let Some(cluster) = joined {
@@ -365,7 +375,7 @@ impl Planner {
         }
         let members = vec![member];
         let write = access.write;
-        self.open.push(Cluster { origin, low, high, write, read_first: false, members });
+        self.open.push(Cluster { origin, low, high, write, read_first: false, branches, members });
     }
 
     /// The address of a cluster's first byte before instruction `index`, if registers hold what it is

@@ -20,7 +20,7 @@ pub(crate) struct Scratch {
     /// The group whose address each holds.
     groups: [Option<usize>; 2],
     /// A set of groups.
-    stored: u32,
+    stored: u64,
 }
 
 /// Which of the scratch registers is home to a guest register.
@@ -78,10 +78,10 @@ impl Builder<'_> {
     /// Lets go of the group that a scratch register holds.
     pub(crate) fn release(&mut self, home: usize) {
         let Some(group) = self.scratch.groups[home].take() else { return };
-        let stored = self.scratch.stored & 1 << group != 0;
+        let stored = self.scratch.stored & 1u64 << group != 0;
         if self.plan.groups[group].last >= self.index && !stored {
             self.code.store(Mem::Gs(layout::group(group)), register(home));
-            self.scratch.stored |= 1 << group;
+            self.scratch.stored |= 1u64 << group;
         }
     }
 
