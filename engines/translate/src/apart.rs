@@ -1,15 +1,13 @@
 //! Running one translated block alone, so that someone can look at what it did.
 
 use crate::dispatch::Translator;
+use crate::gather::PEEK;
 use crate::liveness;
 use ambos_hostcode::signals;
 use ambos_interpret::Cpu;
 use ambos_interpret::cpu::RIP;
 use ambos_vcpu::{Platform, Stop};
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
-
-/// Instructions looked at for the life of flags: as many as blocks look at.
-const PEEK: usize = 6;
 
 /// Whether an instruction gives another result each time.
 pub(crate) fn is_unsteady(mnemonic: Mnemonic) -> bool {

@@ -42,6 +42,9 @@ pub(crate) struct Source<'a> {
     pub(crate) unlimited: [bool; 2],
     /// Whether operands may share probes.
     pub(crate) groups: bool,
+    /// Whether a conditional jump is likely to be taken, from the offsets of where it then leads and of the next
+    /// instruction.
+    pub(crate) likely: &'a dyn Fn(u16, u16) -> bool,
     /// Whether the block runs apart from others: see [`crate::Options::apart`].
     pub(crate) apart: bool,
 }

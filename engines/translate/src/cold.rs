@@ -20,6 +20,11 @@ impl Default for ColdPlaces {
 }
 
 impl ColdPlaces {
+    /// How often a place was run since it was last due.
+    pub(crate) fn count(&self, key: &Key) -> u32 {
+        self.counts[key.hash() as usize & (COUNTS - 1)].into()
+    }
+
     /// Counts that a place is to be run; whether it was so more than `threshold` times, so that it is
     /// to be translated. The count begins anew then.
     pub(crate) fn is_due(&mut self, key: &Key, threshold: u32) -> bool {

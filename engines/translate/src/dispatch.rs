@@ -299,6 +299,18 @@ impl Translator {
             self.flush();
         }
         for attempt in 0..2 {
+            let (cache, cold_places, threshold) = (&self.cache, &self.cold, self.options.threshold);
+            let likely = |target: u16, next: u16| {
+                let weight = |offset: u16| {
+                    let key =
+                        Key { gpa: key.gpa & !0xfff | u64::from(offset), groups: true, ..key };
+                    match cache.get(key) {
+                        Some(Place::Block(_)) => threshold,
+                        _ => cold_places.count(&key),
+                    }
+                };
+                weight(target) > threshold / 2 && weight(target) > 4 * weight(next)
+            };
             let source = Source {
                 page: bytes,
                 linear: self.head.cpu.native.gpr[RIP],
@@ -309,6 +321,7 @@ impl Translator {
                 narrow: !self.head.cpu.is_64bit(),
                 unlimited: unlimited(&self.head.cpu),
                 groups: key.groups,
+                likely: &likely,
                 apart: self.options.apart,
             };
             let [start, cold_start] = Region::ALL.map(|region| self.arena.next(region) as u64);

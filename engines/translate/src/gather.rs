@@ -1,7 +1,7 @@
 //! Which instructions make up a block.
 //!
-//! A block follows the guest's code through conditional jumps, as if they were not taken, and through jumps
-//! to later places in the page; where code goes back, something must look whether attention is wanted. A loop that leads back to the block's start is unrolled: operands that its turns step
+//! A block follows the guest's code through jumps to later places in the page (where code goes back, something
+//! must look whether attention is wanted) and through conditional jumps, as the interpreter saw them go. A loop that leads back to the block's start is unrolled: operands that its turns step
 //! through share probes, and turns go without looking for what wants attention.
 
 use crate::apart;
@@ -17,7 +17,7 @@ const MAX_BLOCK: usize = 128;
 const LONG_BLOCK: usize = 40;
 /// Most conditional jumps that one turn of a block goes on after.
 const MAX_BRANCHES: usize = 6;
-/// Most jumps that a block follows.
+/// Most jumps that one turn of a block follows.
 const MAX_JUMPS: usize = 4;
 /// Most instructions of an unrolled loop.
 const MAX_UNROLLED: usize = 96;
@@ -79,6 +79,8 @@ impl Source<'_> {
         let straddling = self.page.len() > 0x1000;
         let most = if straddling { 1 } else { MAX_BLOCK };
         let (mut branches, mut jumps, mut turns) = (0, 0, 1);
+        // The last instruction as it was, if it is a jump that has been followed.
+        let mut open = None;
         while instructions.len() < most && decoder.can_decode() {
             let mut instruction = decoder.decode();
             if instruction.is_invalid() {
@@ -90,7 +92,10 @@ impl Source<'_> {
                 }
                 action => action,
             };
-            if matches!(action, Action::Branch | Action::Jump) && self.follows() {
+            branches += usize::from(action == Action::Branch);
+            let ends = action == Action::Branch
+                && (branches > MAX_BRANCHES || turns == 1 && instructions.len() >= LONG_BLOCK);
+            if !ends && matches!(action, Action::Branch | Action::Jump) && self.follows() {
                 let target = instruction.near_branch_target();
                 let turn = (instructions.len() + 1) / turns;
                 if target == self.linear
@@ -99,50 +104,49 @@ impl Source<'_> {
                 {
                     turns += 1;
                     (branches, jumps) = (0, 0);
-                    instructions.push(turned(instruction, action));
+                    instructions.push(followed(instruction, action));
+                    open = None;
                     decoder = self.decoder(&self.page[start..], self.linear);
                     continue;
                 }
                 let known = |(seen, _): &(Instruction, Action)| seen.ip() == target;
                 let inside = self.inside(target.wrapping_sub(self.page_base()));
                 if let Some(inside) = inside
-                    && action == Action::Jump
                     && jumps < MAX_JUMPS
                     && instructions.len() + 1 < most
                     && target > instruction.ip()
                     && (turns > 1 || !instructions.iter().any(known))
+                    && (action == Action::Jump
+                        || (self.likely)(inside, (instruction.next_ip() & 0xfff) as u16))
                 {
                     jumps += 1;
-                    instructions.push((instruction, Action::Skip));
+                    instructions.push(followed(instruction, action));
+                    open = Some((instruction, action));
                     decoder = self.decoder(&self.page[usize::from(inside)..], target);
                     continue;
                 }
             }
-            branches += usize::from(action == Action::Branch);
-            let ends = action == Action::Branch
-                && (branches > MAX_BRANCHES || turns == 1 && instructions.len() >= LONG_BLOCK)
-                || matches!(
+            open = None;
+            let ends =
+                ends || matches!(
                     action,
                     Action::Jump | Action::Call | Action::JumpTo | Action::CallTo | Action::Return
-                )
-                || action == Action::Interpret && instruction.flow_control() != FlowControl::Next;
+                ) || action == Action::Interpret && instruction.flow_control() != FlowControl::Next;
             instructions.push((instruction, action));
             if ends {
                 break;
             }
         }
-        match instructions.last_mut() {
-            Some((last, action)) => {
-                if *action == Action::Skip && last.flow_control() != FlowControl::Next {
-                    // There was nothing to follow.
-                    *action = Action::Jump;
-                }
-                Ok(instructions)
-            }
-            None if !straddling && decoder.last_error() == DecoderError::NoMoreBytes => {
-                Err(NoBlock::Straddles)
-            }
-            None => Err(NoBlock::Undefined),
+        if let (Some(last), Some(open)) = (instructions.last_mut(), open) {
+            // There was nothing to follow.
+            *last = open;
+        }
+        if !instructions.is_empty() {
+            Ok(instructions)
+        } else if !straddling && decoder.last_error() == DecoderError::NoMoreBytes {
+            Err(NoBlock::Straddles)
+        } else {
+            Err(NoBlock::Undefined)
         }
     }
 
@@ -153,8 +157,8 @@ impl Source<'_> {
     }
 }
 
-/// The jump that closes a loop, as one that leaves it and goes on with the next turn otherwise.
-fn turned(mut instruction: Instruction, action: Action) -> (Instruction, Action) {
+/// A jump that the block follows, as what is left of it: one that leads to where it would not.
+fn followed(mut instruction: Instruction, action: Action) -> (Instruction, Action) {
     if action == Action::Jump {
         return (instruction, Action::Skip);
     }

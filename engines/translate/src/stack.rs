@@ -40,7 +40,8 @@ impl Builder<'_> {
             Action::Skip => true,
             Action::Copy | Action::Address => {
                 let used = self.info.info(instruction).used_registers();
-                let stack = used.iter().any(|used| used.register().full_register() == Register::RSP);
+                let stack =
+                    used.iter().any(|used| used.register().full_register() == Register::RSP);
                 let harmless = class(instruction) == Class::General
                     && !matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv);
                 let reads_stack = stack && (action == Action::Address || explicit || !found);
