@@ -158,7 +158,7 @@ struct Cluster {
 
 impl Cluster {
     /// Whether one of the members has all of these bytes. What is read and then written is in a page that
-    /// may be written more often than not; other writes would let reads of pages fail that may not.
+    /// may be written more often than not; other writes behind a branch would let reads of pages fail that may not.
     fn reads(&self, low: i64, high: i64) -> bool {
         let mut members = self.members.iter();
         members.any(|&(_, _, from, size)| from <= low && high <= from + size as i64)
@@ -607,13 +607,20 @@ mod tests {
     }
 
     #[test]
-    fn writes_do_not_join_reads() {
+    fn writes_join_reads_if_nothing_branches_in_between() {
         // mov rax, [rbx]; mov [rbx+8], rax; mov rcx, [rbx+16]
-        let bytes = [0x48, 0x8b, 0x03, 0x48, 0x89, 0x43, 0x08, 0x48, 0x8b, 0x4b, 0x10];
-        let plan = plan(&bytes, &[0; 3]);
-        assert_eq!(plan.groups.len(), 1);
-        assert_eq!(plan.member(0, Slot::Operand), None);
-        assert_eq!(plan.probes_at(1).count(), 1);
+        let read = [0x48, 0x8b, 0x03];
+        let rest = [0x48, 0x89, 0x43, 0x08, 0x48, 0x8b, 0x4b, 0x10];
+        let joined = plan(&[&read[..], &rest].concat(), &[0; 3]);
+        assert_eq!(joined.groups.len(), 1);
+        // The read must not fault as a write.
+        assert_eq!((joined.groups[0].write, joined.groups[0].first), (true, None));
+        assert!(joined.member(0, Slot::Operand).is_some());
+        // With jz in between the page may be one that is never written.
+        let apart = plan(&[&read[..], &[0x74, 0x10], &rest].concat(), &[0; 4]);
+        assert_eq!(apart.groups.len(), 1);
+        assert_eq!(apart.member(0, Slot::Operand), None);
+        assert_eq!(apart.probes_at(2).count(), 1);
     }
 
     #[test]
