@@ -2,7 +2,9 @@
 //!
 //! Each vCPU has one [`Attention`]: a word of request bits that engines poll between blocks of
 //! guest code, and a place to sleep while the guest is halted. Raising a bit wakes the sleeper.
+//! For generated code there is a *gate* as well: a word that such code uses, zero when it is to look up.
 
+use ambos_hostcode::LowWord;
 use bitflags::bitflags;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex};
@@ -38,17 +40,31 @@ const VECTOR_SHIFT: u32 = 16;
 const VECTOR: u32 = 0xff << VECTOR_SHIFT;
 
 /// The request word of one vCPU and its place to sleep.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Attention {
     bits: AtomicU32,
+    /// `None` if the host has no memory for it.
+    gate: Option<LowWord>,
     sleeper: Mutex<()>,
     wake: Condvar,
+}
+
+impl Default for Attention {
+    fn default() -> Self {
+        Self {
+            bits: AtomicU32::default(),
+            gate: LowWord::new().ok(),
+            sleeper: Mutex::default(),
+            wake: Condvar::default(),
+        }
+    }
 }
 
 impl Attention {
     /// Asks for `request` and wakes the vCPU if it sleeps.
     pub fn raise(&self, request: Request) {
         let before = self.bits.fetch_or(request.bits(), Ordering::SeqCst);
+        self.close_gate();
         // To wake costs a system call, even if nobody sleeps.
         if before & SLEEPING != 0 && before & request.bits() != request.bits() {
             self.wake_sleeper();
@@ -124,9 +140,30 @@ impl Attention {
         self.bits.fetch_and(!SLEEPING, Ordering::SeqCst);
     }
 
-    /// The word itself, for engines whose generated code polls it.
-    pub fn word(&self) -> &AtomicU32 {
-        &self.bits
+    /// The address of the gate, for generated code: below 2 GiB, and valid as long as this is. `None` if the
+    /// host has no memory there.
+    pub fn gate(&self) -> Option<u32> {
+        self.gate.as_ref().map(LowWord::address)
+    }
+
+    /// Opens the gate with a value that is not zero, unless something is pending.
+    #[inline]
+    pub fn open_gate(&self, value: u32) {
+        let Some(gate) = &self.gate else { return };
+        if gate.load(Ordering::Relaxed) == value {
+            return;
+        }
+        // Who raises a request after this closes it again; one raised before is seen.
+        gate.store(value, Ordering::SeqCst);
+        if self.bits.load(Ordering::SeqCst) != 0 {
+            self.close_gate();
+        }
+    }
+
+    fn close_gate(&self) {
+        if let Some(gate) = &self.gate {
+            gate.store(0, Ordering::SeqCst);
+        }
     }
 }
 
@@ -160,7 +197,7 @@ mod tests {
     fn a_start_up_message_to_a_running_vcpu_leaves_no_trace() {
         let attention = Attention::default();
         attention.start_up(1);
-        assert_eq!(attention.word().load(Ordering::SeqCst), 0);
+        assert_eq!(attention.bits.load(Ordering::SeqCst), 0);
         // INIT, then the message twice, the second one late.
         attention.raise(Request::INIT);
         attention.start_up(2);
@@ -168,6 +205,21 @@ mod tests {
         assert_eq!(attention.take_start_up(), Some(2));
         attention.start_up(3);
         assert_eq!(attention.take_start_up(), None);
-        assert_eq!(attention.word().load(Ordering::SeqCst), 0);
+        assert_eq!(attention.bits.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn the_gate_is_open_while_nothing_is_pending() {
+        let attention = Attention::default();
+        let open = || attention.gate.as_ref().unwrap().load(Ordering::SeqCst);
+        attention.open_gate(7);
+        assert_eq!(open(), 7);
+        attention.raise(Request::INTERRUPT);
+        assert_eq!(open(), 0);
+        attention.open_gate(7);
+        assert_eq!(open(), 0);
+        attention.lower(Request::INTERRUPT);
+        attention.open_gate(7);
+        assert_eq!(open(), 7);
     }
 }

@@ -34,8 +34,8 @@ pub(crate) struct Source<'a> {
     pub(crate) block: u32,
     /// Number of its first site.
     pub(crate) first_site: u32,
-    /// Address of the attention word.
-    pub(crate) attention: u64,
+    /// Address of the attention's gate.
+    pub(crate) gate: u32,
     /// It is 32-bit code.
     pub(crate) narrow: bool,
     /// Which of FS and GS 32-bit code may use.

@@ -73,15 +73,18 @@ impl Builder<'_> {
     /// leads to have their address in them, as this one does, and do not want it in R10.
     fn through_known_slot(&mut self, linear: u64, stack: i32) {
         self.leave_block();
-        let entry = self.set.jumps + jump_slot(linear) as i32 * size_of::<Entry>() as i32;
+        let jumps = self.set.jumps;
+        self.code.constant(reg::R11, (jump_slot(linear) * size_of::<Entry>()) as u64);
+        // and r11d, [gate]
+        self.code.op(false, &[0x23], reg::R11, Mem::Low(self.source.gate));
         // cmp qword ptr [entry], linear
-        self.code.op(true, &[0x81], 7, Mem::Gs(entry));
+        self.code.op(true, &[0x81], 7, Mem::GsBase(reg::R11, jumps));
         self.code.raw(&(linear as i32).to_le_bytes());
         let miss = self.code.jump_if(5, 0);
         let site = self.site(Kind::Indirect { stack });
         self.cold(miss, site, ColdKind::Jump(self.set_number, Some(linear)));
         // jmp [entry's code]
-        self.code.op(false, &[0xff], 4, Mem::Gs(entry + 8));
+        self.code.op(false, &[0xff], 4, Mem::GsBase(reg::R11, jumps + 8));
     }
 
     /// Prepares for what every block that a jump cache leads to expects.
@@ -93,12 +96,14 @@ impl Builder<'_> {
         self.keep_flags(reg::R11);
     }
 
-    /// Goes on at the linear address in R10. Wherever that is finds the flags in memory: most code
+    /// Goes on at the linear address in R10, unless something wants attention. Wherever that is finds the flags in memory: most code
     /// overwrites them before it asks, and then nothing restores them.
     pub(crate) fn through_jump_cache(&mut self, stack: i32) {
         self.leave_block();
         let jumps = self.set.jumps;
-        second::jump_slot(self.code, reg::R11, reg::R10);
+        self.code.rorx(reg::R11, reg::R10, second::JUMP_ROTATION);
+        // and r11d, [gate]
+        self.code.op(false, &[0x23], reg::R11, Mem::Low(self.source.gate));
         self.code.compare(Mem::GsBase(reg::R11, jumps), reg::R10);
         let miss = self.code.jump_if(5, 0);
         let site = self.site(Kind::Indirect { stack });

@@ -12,6 +12,7 @@ use crate::layout::{Head, SetLayout, Slots};
 use crate::native::SharedHead;
 use crate::options::{Options, TranslatorError};
 use crate::perf_map::PerfMap;
+use crate::second;
 use crate::statistics::Statistics;
 use crate::stubs::{self, Stubs};
 use ambos_hostcode::arena::Region;
@@ -44,7 +45,7 @@ pub struct Translator {
     /// Bytes of the stubs in the arena.
     stubs_size: usize,
     sets: [SetLayout; SETS],
-    attention_address: u64,
+    gate: u32,
 
     // Book-keeping.
     perf_map: Option<PerfMap>,
@@ -99,7 +100,9 @@ impl Translator {
             return Err(TranslatorError::Host("the FSGSBASE instructions"));
         }
         let windows = Arc::new(Windows::new(size_of::<Head>(), size_of::<Bank>(), BANKS)?);
-        let attention_address = std::ptr::from_ref(attention.word()) as u64;
+        let Some(gate) = attention.gate() else {
+            return Err(TranslatorError::Host("memory below 2 GiB"));
+        };
         let mut cpu = Cpu::new(ram, attention)?;
         cpu.blocks = BlockCache::bounded(MAX_DECODED);
         cpu.tlb = Box::new(Tlb::in_windows(Arc::clone(&windows)));
@@ -114,7 +117,8 @@ impl Translator {
         let mut code = Code::new();
         code.start(arena.next(Region::Hot) as u64);
         let sets = std::array::from_fn(|set| SetLayout::new(head_size, set));
-        let stubs = stubs::generate(&mut code, &sets);
+        let stubs = stubs::generate(&mut code, &sets, gate);
+        head.cpu.tlb.bar_jumps(stubs.second.barred as usize);
         if arena.push(Region::Hot, &code.bytes).is_none() {
             return Err(TranslatorError::Areas);
         }
@@ -136,7 +140,7 @@ impl Translator {
             stubs,
             stubs_size: arena.used(Region::Hot),
             sets,
-            attention_address,
+            gate,
             cache: Cache::new(arena.start() as u64),
             cold: ColdPlaces::default(),
             statistics: Statistics::default(),
@@ -317,7 +321,7 @@ impl Translator {
                 absolute,
                 block: self.cache.blocks.len() as u32,
                 first_site: self.cache.sites.len() as u32,
-                attention: self.attention_address,
+                gate: self.gate,
                 narrow: !self.head.cpu.is_64bit(),
                 unlimited: unlimited(&self.head.cpu),
                 groups: key.groups,
@@ -425,6 +429,7 @@ impl Translator {
         self.head.slots.target = pc;
         let bank = self.head.cpu.tlb.current_bank();
         self.prepare_sets(bank);
+        self.head.cpu.attention.open_gate(second::OPEN);
         self.head.enter(self.stubs.enter, bank);
         self.head.slots.site as u32
     }

@@ -22,6 +22,8 @@ pub(crate) enum Mem {
     Gs(i32),
     /// `gs:[base + disp]`.
     GsBase(u8, i32),
+    /// `[disp]`, below 2 GiB.
+    Low(u32),
     /// `[base + disp]`.
     Base(u8, i32),
     /// `[base + index]`.
@@ -76,6 +78,10 @@ impl Code {
                 self.raw(&[0x04 | reg, 0x25]);
                 self.raw(&disp.to_le_bytes());
             }
+            Mem::Low(disp) => {
+                self.raw(&[0x04 | reg, 0x25]);
+                self.raw(&disp.to_le_bytes());
+            }
             Mem::GsBase(base, disp) | Mem::Base(base, disp) => {
                 let small = i8::try_from(disp);
                 let mode = if small.is_ok() { 0x40 } else { 0x80 };
@@ -100,7 +106,7 @@ impl Code {
 
     fn rex(reg: u8, mem: Mem, wide: bool) -> u8 {
         let (base, index) = match mem {
-            Mem::Gs(_) => (0, 0),
+            Mem::Gs(_) | Mem::Low(_) => (0, 0),
             Mem::GsBase(base, _) | Mem::Base(base, _) => (base, 0),
             Mem::Sum(base, index) | Mem::Scaled(base, index, _) => (base, index),
         };
@@ -300,6 +306,7 @@ mod tests {
         assert_eq!(text(|c| c.load(3, Mem::Sum(10, 11))), "mov (%r10,%r11),%rbx;");
         assert_eq!(text(|c| c.lea(4, Mem::Base(4, -8))), "lea -8(%rsp),%rsp;");
         assert_eq!(text(|c| c.lea(10, Mem::Scaled(10, 1, 3))), "lea (%r10,%rcx,8),%r10;");
+        assert_eq!(text(|c| c.op(false, &[0x23], 11, Mem::Low(0x1000))), "and 0x1000,%r11d;");
         assert_eq!(text(|c| c.sarx(11, 3, 11)), "sarx %r11,%rbx,%r11;");
         assert_eq!(text(|c| c.sarx(11, 9, 10)), "sarx %r10,%r9,%r11;");
         assert_eq!(text(|c| c.compare(Mem::GsBase(11, 0x800), 10)), "cmp %r10,%gs:0x800(%r11);");

@@ -7,6 +7,7 @@ use crate::flags::FlagsIn;
 use crate::layout;
 use crate::liveness;
 use crate::plan::Slot;
+use crate::second;
 use crate::site::Kind;
 use ambos_interpret::exec::native::Class;
 use iced_x86::{Instruction, OpKind};
@@ -21,37 +22,43 @@ pub(crate) struct Head {
     needs_flags: bool,
     /// It begins with the flags in memory: entries from the same page save them.
     saved: bool,
-    /// Displacement of the jump that is taken if something wants attention.
-    poll: u64,
+    /// Displacement of the jump that is taken on the straight path if something wants attention.
+    poll: Option<u64>,
 }
 
 impl Builder<'_> {
     /// The entries of a block with these instructions, which need these flags.
+    ///
+    /// Whoever jumps through a cache has looked whether something wants attention; whoever goes back in the
+    /// page has not.
     pub(crate) fn head(&mut self, instructions: &[(Instruction, Action)], needed: &[u32]) {
         let live = needed.first().copied().unwrap_or(liveness::ALL);
         let saved = live != 0 && self.saves_first(instructions, needed);
-        if !self.source.absolute {
-            let back = -((self.source.linear & 0xfff) as i32);
-            self.code.lea(reg::R11, Mem::Base(reg::R10, back));
-            self.code.store(Mem::Gs(layout::CODE_BASE), reg::R11);
-        }
-        self.built.arrived = self.code.here();
+        let loops = instructions.iter().any(|&(ref instruction, action)| {
+            matches!(action, Action::Branch | Action::Jump)
+                && instruction.near_branch_target() == self.source.linear
+        });
         self.head = Head {
             from_near: self.site(Kind::Entry { flags_kept: false }),
             from_far: self.site(Kind::Entry { flags_kept: true }),
             needs_flags: live != 0,
             saved,
-            poll: 0,
+            poll: None,
         };
-        if live == 0 {
+        if self.source.absolute {
+            self.built.arrived = self.code.here();
             // Five bytes that a jump can replace.
             self.code.raw(&[0x0f, 0x1f, 0x44, 0, 0]);
-            self.built.polling = self.code.here();
+        } else {
+            let back = -((self.source.linear & 0xfff) as i32);
+            self.code.lea(reg::R11, Mem::Base(reg::R10, back));
+            self.built.arrived = self.code.here();
+            self.code.store(Mem::Gs(layout::CODE_BASE), reg::R11);
         }
-        self.code.constant(reg::R10, self.source.attention);
-        // cmp dword ptr [r10], 0
-        self.code.raw(&[0x41, 0x83, 0x3a, 0]);
-        self.head.poll = self.code.jump_if(5, 0);
+        if loops && live == 0 {
+            self.built.polling = self.code.here();
+            self.head.poll = Some(self.poll_gate());
+        }
         if saved {
             self.flags = FlagsIn::Memory;
         } else if live != 0 {
@@ -108,21 +115,26 @@ impl Builder<'_> {
         self.built.leave_near = self.code.here();
         self.leave_at(from_near);
         self.built.leave_far = self.code.here();
-        self.leave_at(from_far);
-        let (near, far) = (self.built.leave_near, self.built.leave_far);
-        self.cold.bind(poll, if needs_flags { far } else { near });
-        if needs_flags {
-            self.built.polling = self.code.here();
-            let displacement = self.poll_with_flags();
-            self.code.bind(displacement, near);
-            let body = self.built.body;
-            if saved {
-                self.built.body = self.code.here();
-                self.flags = FlagsIn::Host;
-                self.keep_flags(reg::R11);
-            }
-            self.code.jump(body);
+        if !self.source.absolute {
+            // What the jump here has replaced.
+            self.code.store(Mem::Gs(layout::CODE_BASE), reg::R11);
         }
+        self.leave_at(from_far);
+        let near = self.built.leave_near;
+        if let Some(poll) = poll {
+            self.cold.bind(poll, near);
+            return;
+        }
+        self.built.polling = self.code.here();
+        let displacement = if needs_flags { self.poll_with_flags() } else { self.poll_gate() };
+        self.code.bind(displacement, near);
+        let body = self.built.body;
+        if saved {
+            self.built.body = self.code.here();
+            self.flags = FlagsIn::Host;
+            self.keep_flags(reg::R11);
+        }
+        self.code.jump(body);
     }
 
     /// Leaves at `site` if something wants attention. Changes R10.
@@ -131,13 +143,23 @@ impl Builder<'_> {
         self.cold(displacement, site, ColdKind::Leave);
     }
 
-    /// Looks whether something wants attention, without changing flags; returns the displacement of the jump
-    /// that is taken then. Changes R10.
+    /// Looks whether something wants attention; returns the displacement of the jump that is taken then. Changes
+    /// flags.
+    fn poll_gate(&mut self) -> u64 {
+        // cmp dword ptr [gate], 0
+        self.code.op(false, &[0x83], 7, Mem::Low(self.source.gate));
+        self.code.raw(&[0]);
+        self.code.jump_if(4, 0)
+    }
+
+    /// The same without changing flags.
     fn poll_with_flags(&mut self) -> u64 {
         self.code.store(Mem::Gs(layout::SAVED_RCX), reg::RCX);
-        self.code.constant(reg::R10, self.source.attention);
-        // mov ecx, [r10]; jrcxz over the two instructions that leave
-        self.code.raw(&[0x41, 0x8b, 0x0a, 0xe3, 14]);
+        // mov ecx, [gate]
+        self.code.op(false, &[0x8b], reg::RCX, Mem::Low(self.source.gate));
+        self.code.lea(reg::RCX, Mem::Base(reg::RCX, -(second::OPEN as i32)));
+        // jrcxz over the two instructions that leave
+        self.code.raw(&[0xe3, 14]);
         let here = self.code.here();
         self.code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
         let displacement = self.code.jump(0);

@@ -34,6 +34,12 @@ enum Filled {
 impl Translator {
     /// Serves an exit.
     pub(crate) fn serve(&mut self, platform: &mut dyn Platform, site: u32) -> Next {
+        if site == second::BARRED {
+            self.take_flags_from(true);
+            self.head.cpu.native.gpr[RIP] = self.head.slots.scratch[0];
+            self.run.left = true;
+            return Next::Boundary;
+        }
         let number = match site {
             second::MISS => self.cache.operand_site(self.head.slots.found),
             number => Some(number as usize),

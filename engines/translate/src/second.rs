@@ -13,6 +13,14 @@ use ambos_interpret::mmu::{
 
 /// The site of memory operands that neither level has: [`layout::FOUND`] says which operand.
 pub(crate) const MISS: u32 = u32::MAX - 1;
+/// The site of jumps to the address of the barred slot, whose code looks up.
+pub(crate) const BARRED: u32 = u32::MAX - 2;
+/// What rotates a linear address right so that [`OPEN`] leaves the place of its slot in a first level of
+/// jumps.
+pub(crate) const JUMP_ROTATION: u8 = 64 - 3;
+/// The gate's value while nothing wants attention. It takes part in finding the slot: with a closed gate that is
+/// the barred one.
+pub(crate) const OPEN: u32 = ((JUMPS - 1) << 4) as u32;
 /// Operand sizes that have stubs: powers of two up to 64.
 const SIZES: usize = 7;
 
@@ -25,11 +33,18 @@ pub(crate) struct SecondLevel {
     groups: [[u64; 2]; SETS],
     /// By set.
     jumps: [u64; SETS],
+    /// The code of the barred slot.
+    pub(crate) barred: u64,
 }
 
 impl SecondLevel {
     /// Generates the stubs; `exit` is the way out.
-    pub(crate) fn generate(code: &mut Code, sets: &[SetLayout; SETS], exit: u64) -> Self {
+    pub(crate) fn generate(
+        code: &mut Code,
+        sets: &[SetLayout; SETS],
+        gate: u32,
+        exit: u64,
+    ) -> Self {
         let operands = sets.map(|set| {
             [(set.read, set.read_second), (set.write, set.write_second)].map(|caches| {
                 [(reg::R10, reg::R11), (reg::R11, reg::R10)].map(|(first, second)| {
@@ -43,8 +58,12 @@ impl SecondLevel {
             [(set.read, set.read_second), (set.write, set.write_second)]
                 .map(|caches| operand(code, caches, reg::R10, reg::R11, Form::Group, exit))
         });
-        let jumps = sets.map(|set| jump(code, set.jumps, set.jumps_second, exit));
-        Self { operands, groups, jumps }
+        let jumps = sets.map(|set| jump(code, set.jumps, set.jumps_second, gate, exit));
+        let barred = code.here();
+        code.op(false, &[0xc7], 0, Mem::Gs(layout::SITE));
+        code.raw(&BARRED.to_le_bytes());
+        code.jump(exit);
+        Self { operands, groups, jumps, barred }
     }
 
     /// The stub for memory operands of these properties: it wants the linear address in R10 or, if
@@ -133,8 +152,12 @@ fn operand(
 }
 
 /// The flags are kept in memory and need not survive.
-fn jump(code: &mut Code, first_level: i32, cache: i32, exit: u64) -> u64 {
+fn jump(code: &mut Code, first_level: i32, cache: i32, gate: u32, exit: u64) -> u64 {
     let start = code.here();
+    // cmp dword ptr [gate], 0
+    code.op(false, &[0x83], 7, Mem::Low(gate));
+    code.raw(&[0]);
+    let closed = code.jump_if(4, 0);
     code.copy(reg::R11, reg::R10);
     code.imul(reg::R11, SPREAD);
     code.shr(reg::R11, JUMP_SPREAD_SHIFT as u8 - 4);
@@ -143,21 +166,22 @@ fn jump(code: &mut Code, first_level: i32, cache: i32, exit: u64) -> u64 {
     let miss = code.jump_if(5, 0);
     code.load(reg::R11, Mem::GsBase(reg::R11, cache + 8));
     code.store(Mem::Gs(layout::SAVED_RCX), reg::RCX);
-    jump_slot(code, reg::RCX, reg::R10);
+    code.rorx(reg::RCX, reg::R10, JUMP_ROTATION);
+    code.and32(reg::RCX, OPEN);
+    // jrcxz over the stores: the barred slot stays as it is
+    code.raw(&[0xe3, 0]);
+    let barred = code.bytes.len();
     code.store(Mem::GsBase(reg::RCX, first_level), reg::R10);
     code.store(Mem::GsBase(reg::RCX, first_level + 8), reg::R11);
+    code.land(barred);
     code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
     code.store(Mem::Gs(layout::FOUND), reg::R11);
     // jmp [found]
     code.op(false, &[0xff], 4, Mem::Gs(layout::FOUND));
     let here = code.here();
     code.bind(miss, here);
+    code.bind(closed, here);
     code.jump(exit);
     start
 }
 
-/// Computes where the linear address in `linear` belongs in a first level of jumps. Changes flags.
-pub(crate) fn jump_slot(code: &mut Code, slot: u8, linear: u8) {
-    code.rorx(slot, linear, 64 - 3);
-    code.and32(slot, ((JUMPS - 1) << 4) as u32);
-}

@@ -107,8 +107,8 @@ fn mxcsr(code: &mut Code, which: u8, at: i32) {
     code.op(false, &[0x0f, 0xae], which, Mem::Gs(at));
 }
 
-/// Generates the stubs.
-pub(crate) fn generate(code: &mut Code, sets: &[SetLayout; SETS]) -> Stubs {
+/// Generates the stubs, for a gate of the attention at this address.
+pub(crate) fn generate(code: &mut Code, sets: &[SetLayout; SETS], gate: u32) -> Stubs {
     let enter = code.here();
     code.store(Mem::Gs(layout::HOST_RSP), reg::RSP);
     // Loading MXCSR is expensive: only if it differs.
@@ -161,7 +161,7 @@ pub(crate) fn generate(code: &mut Code, sets: &[SetLayout; SETS]) -> Stubs {
     let here = code.here();
     code.bind(harmless, here);
     code.raw(&[0xc3]);
-    let second = SecondLevel::generate(code, sets, exit);
+    let second = SecondLevel::generate(code, sets, gate, exit);
     let load_x87 = x87::generate(code);
     Stubs { enter, exit, fault, load_x87, second }
 }

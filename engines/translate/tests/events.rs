@@ -127,10 +127,16 @@ fn an_odd_operand_is_found_in_the_second_level_of_the_tlb() {
     const AWAY: u64 = (ENTRIES as u64) << 12;
     ram.memory().write_obj(0x4007u64, GuestAddress(0x3000 + (AWAY >> 21) * 8)).unwrap();
     let mut start = common::state();
-    (start.gpr[3], start.gpr[7], start.gpr[1]) = (DATA, DATA + AWAY, 1000);
-    // again: fld1; fstp tbyte [rbx]; mov rax, [rdi]; mov [rdi + 16], rax; dec rcx; jnz again; hlt
+    (start.gpr[3], start.gpr[7], start.gpr[1], start.gpr[2]) = (DATA, DATA + AWAY, 1000, 0);
+    // again: fld1; fstp tbyte [rbx]; mov rax, [rdi]; mov [rdi + 16], rax; dec rcx; jnz again; hlt, with
+    // lea rbx, [rbx + rdx] and lea rdi, [rdi + rdx] so that no operands share a probe.
+    let (rbx, rdi) = ([0x48, 0x8d, 0x1c, 0x13], [0x48, 0x8d, 0x3c, 0x17]);
     let mut code = vec![0xd9, 0xe8, 0xdb, 0x3b];
-    code.extend([0x48, 0x8b, 0x07, 0x48, 0x89, 0x47, 0x10]);
+    code.extend([0x48, 0x8b, 0x07]);
+    code.extend(rdi);
+    code.extend([0x48, 0x89, 0x47, 0x10]);
+    code.extend(rbx);
+    code.extend(rdi);
     common::close_loop(&mut code, &[0x48, 0xff, 0xc9]);
     let (state, data) = common::run(&mut engine, &ram, &start, &code);
     assert_eq!(state.gpr[0], 1 << 63);

@@ -1,6 +1,7 @@
 //! Running host instructions on a guest's behalf: the home of most `unsafe`.
 //!
 //! - [`alu`]: single integer instructions executed on the host, flags included.
+//! - [`low`]: words that code reaches without a register.
 //! - [`mem`]: loads, stores, atomics and string instructions on raw host addresses.
 //! - [`arena`]: executable memory, written through one mapping and executed through another (W^X).
 //! - [`guard`]: calls into generated code whose faults come back as values.
@@ -14,6 +15,7 @@
 pub mod alu;
 pub mod arena;
 pub mod guard;
+pub mod low;
 pub mod mem;
 pub mod signals;
 pub mod stage;
@@ -22,6 +24,7 @@ pub mod windows;
 pub use alu::Word;
 pub use arena::{Arena, ArenaError};
 pub use guard::{HostFault, ThunkFrame};
+pub use low::LowWord;
 pub use stage::Stage;
 
 /// The MXCSR bits that the processor has.

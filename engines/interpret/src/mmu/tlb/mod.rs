@@ -321,6 +321,10 @@ impl Tlb {
         }
         let current = self.current;
         for (level, slot) in cache.slots(entry.key).into_iter().enumerate() {
+            if cache == Cache::Jumps && (level, slot) == (0, 0) {
+                // It is barred: see `bar_jumps`.
+                continue;
+            }
             let place = &mut self.bank_mut(current).sets[set].levels_mut(cache)[level][slot];
             if std::mem::replace(place, entry).value == 0 {
                 self.banks[current].used[set][cache as usize][level].push(slot as u16);
@@ -355,6 +359,16 @@ impl Tlb {
             && (!straddles || fetches.note_jumps(linear.wrapping_add(LONGEST)))
         {
             self.enter(set, Cache::Jumps, Entry { key: linear, value: code });
+        }
+    }
+
+    /// Sets the generated code for the address that the barred slot of jump caches' first levels has. That slot
+    /// has no other: generated code looks there, whatever the address, when it is to look up.
+    pub fn bar_jumps(&mut self, code: usize) {
+        for bank in 0..BANKS {
+            for set in &mut self.bank_mut(bank).sets {
+                set.jumps[0].value = code;
+            }
         }
     }
 
