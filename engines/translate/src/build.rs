@@ -42,6 +42,8 @@ pub(crate) struct Source<'a> {
     pub(crate) unlimited: [bool; 2],
     /// Whether operands may share probes.
     pub(crate) groups: bool,
+    /// Whether jumps to other pages may be linked.
+    pub(crate) links: bool,
     /// Whether a conditional jump is likely to be taken, from the offsets of where it then leads and of the next
     /// instruction.
     pub(crate) likely: &'a dyn Fn(u16, u16) -> bool,
@@ -66,6 +68,8 @@ pub(crate) struct Built {
     /// Addresses of the entries. The one from anywhere, with the linear address in R10 and the flags in memory, is
     /// the block's first; here it has noted the address.
     pub(crate) arrived: u64,
+    /// From another page, with the flags in memory.
+    pub(crate) far: u64,
     /// From a later place in the same page: looks whether something wants attention.
     pub(crate) polling: u64,
     /// From an earlier place in the same page.
@@ -318,13 +322,8 @@ impl Builder<'_> {
         self.colds.push(Cold { displacement, site, kind });
     }
 
-    fn note_site(&mut self, site: u32) {
-        self.code.op(false, &[0xc7], 0, Mem::Gs(layout::SITE));
-        self.code.raw(&site.to_le_bytes());
-    }
-
     pub(crate) fn leave_at(&mut self, site: u32) {
-        self.note_site(site);
+        self.code.note_site(site);
         self.code.jump(self.stubs.exit);
     }
 
@@ -537,7 +536,7 @@ impl Builder<'_> {
                     if let Some(linear) = known {
                         self.code.constant(reg::R10, linear);
                     }
-                    self.note_site(site);
+                    self.code.note_site(site);
                     self.code.jump(self.stubs.second.jump(set));
                 }
             }

@@ -2,8 +2,10 @@
 
 use crate::build::{Built, Mapped};
 use crate::emit::relative;
+use crate::far::NO_PAGE;
 use crate::site::Sites;
 use ambos_hostcode::Arena;
+use ambos_interpret::mmu::{CODE_PAGES, SETS};
 use hashbrown::HashTable;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
@@ -88,6 +90,7 @@ pub(crate) struct Block {
     /// Host bytes on the straight path.
     length: u32,
     arrived: i32,
+    far: i32,
     polling: i32,
     body: i32,
     leave_near: i32,
@@ -98,6 +101,8 @@ pub(crate) struct Block {
     first_mapped: u32,
     mapped: u32,
     live_after: Option<u8>,
+    /// The number of its page, if it has one.
+    code_page: u16,
     /// The linear address of its page is part of the code.
     absolute: bool,
     /// The guest code changed.
@@ -112,6 +117,21 @@ impl Block {
     /// Address of the byte after the last.
     pub(crate) fn end(&self) -> u64 {
         self.start + u64::from(self.length)
+    }
+
+    /// Entry from another page, with the flags in memory.
+    pub(crate) fn far(&self) -> u64 {
+        self.at(self.far)
+    }
+
+    /// The number of its page.
+    pub(crate) fn code_page(&self) -> Option<u16> {
+        (self.code_page != NO_PAGE).then_some(self.code_page)
+    }
+
+    /// The set of the TLB that it belongs to.
+    pub(crate) fn set(&self) -> usize {
+        (self.key.mode & 3) as usize
     }
 
     /// Entry from a later place in the same page: looks whether something wants attention.
@@ -141,6 +161,30 @@ struct Page {
     blocks: Vec<u32>,
     /// Places that are known otherwise.
     places: Vec<Key>,
+    /// Its numbers, by linear address (where that is part of the code) and mode.
+    numbers: Vec<(u64, u32, u16)>,
+}
+
+impl Page {
+    fn new(version: u32) -> Self {
+        Self { version, blocks: Vec::new(), places: Vec::new(), numbers: Vec::new() }
+    }
+}
+
+impl Page {
+    /// The page's number for code like that of `key`: a new one after `last`, or none if there is none left.
+    fn number(&mut self, key: Key, last: &mut u16) -> u16 {
+        let known = |&&(linear, mode, _): &&_| (linear, mode) == (key.linear_page, key.mode);
+        if let Some(&(_, _, number)) = self.numbers.iter().find(known) {
+            return number;
+        }
+        if usize::from(*last) + 1 >= CODE_PAGES {
+            return NO_PAGE;
+        }
+        *last += 1;
+        self.numbers.push((key.linear_page, key.mode, *last));
+        *last
+    }
 }
 
 /// All blocks of one vCPU.
@@ -155,7 +199,12 @@ pub(crate) struct Cache {
     map: Vec<Mapped>,
     pub(crate) sites: Sites,
     pages: Map<usize, Page>,
+    /// How many pages of code of each set have got numbers.
+    numbered: [u16; SETS],
 }
+
+/// Numbers that are left for pages to which jumps lead that were translated before.
+const NUMBERS_LEFT: u16 = 512;
 
 impl Cache {
     /// No blocks, in a code cache at `base`.
@@ -225,6 +274,7 @@ impl Cache {
             start,
             length: length as u32,
             arrived: distance(built.arrived),
+            far: distance(built.far),
             polling: distance(built.polling),
             body: distance(built.body),
             leave_near: distance(built.leave_near),
@@ -234,18 +284,20 @@ impl Cache {
             first_mapped: self.map.len() as u32,
             mapped: built.map.len() as u32,
             live_after: built.live_after,
+            code_page: NO_PAGE,
             absolute,
             stale: false,
         });
         built.sites.into_iter().for_each(|site| self.sites.push(site));
         self.map.extend(built.map);
         for &(ram_page, version) in pages {
-            let page = self.pages.entry(ram_page).or_insert_with(|| Page {
-                version,
-                blocks: Vec::new(),
-                places: Vec::new(),
-            });
+            let page = self.pages.entry(ram_page).or_insert_with(|| Page::new(version));
             page.blocks.push(number);
+            if key.tail == 0 && key.groups {
+                let numbered = &mut self.numbered[(key.mode & 3) as usize % SETS];
+                let code_page = page.number(key, numbered);
+                self.blocks[number as usize].code_page = code_page;
+            }
         }
         let blocks = &self.blocks;
         let same = |&block: &u32| blocks[block as usize].key == key;
@@ -265,11 +317,7 @@ impl Cache {
             }
         }
         self.others.insert(key, place);
-        self.pages
-            .entry(ram_page)
-            .or_insert_with(|| Page { version, blocks: Vec::new(), places: Vec::new() })
-            .places
-            .push(key);
+        self.pages.entry(ram_page).or_insert_with(|| Page::new(version)).places.push(key);
     }
 
     /// The block that host address `pc` belongs to.
@@ -284,10 +332,19 @@ impl Cache {
         self.sites.operand_at(block.sites(), ready)
     }
 
-    /// Drops the blocks of a page; returns how many. Jumps to them from outside the page must be
-    /// dropped as well.
-    pub(crate) fn invalidate(&mut self, arena: &mut Arena, ram_page: usize) -> u64 {
-        let Some(page) = self.pages.remove(&ram_page) else { return 0 };
+    /// Whether pages of a set can get numbers for some time.
+    pub(crate) fn has_numbers(&self, set: usize) -> bool {
+        self.numbered.get(set).is_some_and(|&last| usize::from(last + NUMBERS_LEFT) < CODE_PAGES)
+    }
+
+    /// Drops the blocks of a page; returns how many, and the numbers that it had in which sets. Jumps to them
+    /// from outside the page must be dropped as well.
+    pub(crate) fn invalidate(
+        &mut self,
+        arena: &mut Arena,
+        ram_page: usize,
+    ) -> (u64, impl Iterator<Item = (usize, u16)> + use<>) {
+        let page = self.pages.remove(&ram_page).unwrap_or_else(|| Page::new(0));
         for key in &page.places {
             self.others.remove(key);
         }
@@ -308,7 +365,8 @@ impl Cache {
                 debug_assert!(patched, "a block lies in the arena");
             }
         }
-        page.blocks.len() as u64
+        let numbers = page.numbers.into_iter();
+        (page.blocks.len() as u64, numbers.map(|(_, mode, number)| ((mode & 3) as usize, number)))
     }
 
     /// The pages whose code version is not `version` of them any more.

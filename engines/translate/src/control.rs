@@ -1,5 +1,5 @@
-//! How blocks go on: to another place in the page by a jump that is linked when it is
-//! first taken, elsewhere through the jump cache.
+//! How blocks go on: to places that are known by a jump that is linked when it is first taken ([`crate::far`] has those
+//! to other pages), elsewhere through the jump cache.
 
 use crate::build::{Builder, ColdKind, Far};
 use crate::emit::{Mem, reg};
@@ -42,6 +42,9 @@ impl Builder<'_> {
     }
 
     pub(crate) fn far_edge(&mut self, target: u64, stack: i32) {
+        if self.linked_far_edge(target, stack) {
+            return;
+        }
         let away = i32::try_from(target as i64);
         let next = i32::from(self.offset) + i32::from(self.length);
         match away {
@@ -88,7 +91,7 @@ impl Builder<'_> {
     }
 
     /// Prepares for what every block that a jump cache leads to expects.
-    fn leave_block(&mut self) {
+    pub(crate) fn leave_block(&mut self) {
         if self.shadow {
             // Where it leads looks whether something wants attention.
             self.end_shadow();

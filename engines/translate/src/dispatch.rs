@@ -27,6 +27,7 @@ use ambos_interpret::mmu::{BANKS, Bank, SETS, Tlb};
 use ambos_memory::{GuestRam, PageFlags};
 use ambos_vcpu::{Attention, CpuState, Engine, Platform, Request, Stop};
 use ambos_x86::{Cr4, Efer, gpr, xstate};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Bytes of the code cache for each site that may be kept. What is known of sites and their blocks takes about
@@ -41,10 +42,10 @@ const MAX_DECODED: usize = 96 << 10;
 pub struct Translator {
     // Configuration.
     pub(crate) options: Options,
-    stubs: Stubs,
+    pub(crate) stubs: Stubs,
     /// Bytes of the stubs in the arena.
     stubs_size: usize,
-    sets: [SetLayout; SETS],
+    pub(crate) sets: [SetLayout; SETS],
     gate: u32,
 
     // Book-keeping.
@@ -60,6 +61,8 @@ pub struct Translator {
     permissions: ([u64; 4], u32),
     /// What a run of one block did, where blocks run apart.
     pub(crate) run: Run,
+    /// Sites of jumps to other pages that look into the jump cache.
+    pub(crate) detours: HashSet<u32>,
     /// The next block to be found is one whose operands do not share probes.
     pub(crate) ungrouped: bool,
 
@@ -67,11 +70,11 @@ pub struct Translator {
     _guard: GuardedArea,
     pub(crate) arena: Arena,
     pub(crate) head: SharedHead,
-    code: CodeBuffer,
+    pub(crate) code: CodeBuffer,
 }
 
 /// The buffers that blocks are built in: for the straight path, and for what lies off it.
-struct CodeBuffer([Code; 2]);
+pub(crate) struct CodeBuffer(pub(crate) [Code; 2]);
 
 impl std::fmt::Debug for CodeBuffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -148,6 +151,7 @@ impl Translator {
             jump_modes: [[0; SETS]; BANKS],
             permissions: ([u64::MAX; 4], 0),
             run: Run::default(),
+            detours: HashSet::new(),
             ungrouped: false,
             _guard: guard,
             arena,
@@ -325,6 +329,7 @@ impl Translator {
                 narrow: !self.head.cpu.is_64bit(),
                 unlimited: unlimited(&self.head.cpu),
                 groups: key.groups,
+                links: !self.options.apart && self.cache.has_numbers(self.head.cpu.mmu_index),
                 likely: &likely,
                 apart: self.options.apart,
             };
@@ -381,10 +386,14 @@ impl Translator {
         self.cache.clear(self.arena.start() as u64);
         self.arena.truncate(self.stubs_size);
         self.head.cpu.tlb.clear_all_jumps();
+        self.detours.clear();
     }
 
     fn invalidate(&mut self, ram_page: usize) {
-        let dropped = self.cache.invalidate(&mut self.arena, ram_page);
+        let (dropped, numbers) = self.cache.invalidate(&mut self.arena, ram_page);
+        for (set, number) in numbers {
+            self.head.cpu.tlb.forget_code_page(set, number);
+        }
         // Jump caches may go on leading to them: their entries lead out.
         self.statistics.invalidated += dropped;
     }
@@ -470,6 +479,7 @@ impl Translator {
         let rip = self.head.cpu.native.gpr[RIP];
         let block = &self.cache.blocks[block as usize];
         let (external, Key { mode, tail, groups, .. }) = (block.start, block.key);
+        let code_page = block.code_page();
         if self.options.apart || !groups {
             self.head.slots.scratch[0] = rip;
             return external;
@@ -478,7 +488,7 @@ impl Translator {
             self.jump_modes[bank][set] = mode;
             self.head.cpu.tlb.clear_jumps(set);
         }
-        self.head.cpu.tlb.set_jump(set, rip, tail != 0, external as usize);
+        self.head.cpu.tlb.set_jump(set, rip, tail != 0, external as usize, code_page);
         self.head.slots.scratch[0] = rip;
         external
     }

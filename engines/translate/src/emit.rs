@@ -1,5 +1,6 @@
 //! Writing host instructions: templates by hand, guest instructions through the encoder.
 
+use crate::layout;
 use iced_x86::{Encoder, Instruction};
 
 /// Host register numbers.
@@ -168,6 +169,12 @@ impl Code {
             self.raw(&[0x48 | reg >> 3, 0xb8 | reg & 7]);
             self.raw(&value.to_le_bytes());
         }
+    }
+
+    /// Says at which site the code leaves that goes to an exit next.
+    pub(crate) fn note_site(&mut self, site: u32) {
+        self.op(false, &[0xc7], 0, Mem::Gs(layout::SITE));
+        self.raw(&site.to_le_bytes());
     }
 
     /// `rorx to, from, count`.

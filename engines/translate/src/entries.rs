@@ -59,6 +59,7 @@ impl Builder<'_> {
             self.built.polling = self.code.here();
             self.head.poll = Some(self.poll_gate());
         }
+        self.built.far = self.code.here();
         if saved {
             self.flags = FlagsIn::Memory;
         } else if live != 0 {
@@ -145,7 +146,7 @@ impl Builder<'_> {
 
     /// Looks whether something wants attention; returns the displacement of the jump that is taken then. Changes
     /// flags.
-    fn poll_gate(&mut self) -> u64 {
+    pub(crate) fn poll_gate(&mut self) -> u64 {
         // cmp dword ptr [gate], 0
         self.code.op(false, &[0x83], 7, Mem::Low(self.source.gate));
         self.code.raw(&[0]);

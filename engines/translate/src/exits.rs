@@ -1,6 +1,7 @@
 //! What each exit of translated code wants, and how the run goes on after it.
 
 use crate::dispatch::Translator;
+use crate::far::FarJump;
 use crate::second;
 use crate::site::Kind;
 use ambos_hostcode::HostFault;
@@ -106,6 +107,32 @@ impl Translator {
                     Some(found) => Next::Continue(self.enter_from_anywhere(found)),
                     None => Next::Boundary,
                 }
+            }
+            Kind::Far { page_patch, jump_patch, target, stack } => {
+                self.statistics.far_misses += 1;
+                self.take_flags_from(true);
+                let target = base.wrapping_add(i64::from(target) as u64);
+                if !is_canonical(target) {
+                    let rsp = &mut self.head.cpu.native.gpr[gpr::RSP];
+                    *rsp = rsp.wrapping_sub(i64::from(stack) as u64);
+                    return self.interpret_at(platform, base.wrapping_add(u64::from(offset)));
+                }
+                self.head.cpu.native.gpr[RIP] = target;
+                self.run.left = true;
+                if self.options.apart || !self.undisturbed() {
+                    return Next::Boundary;
+                }
+                self.keep_current();
+                let flushes = self.statistics.flushes;
+                let Some(found) = self.find(platform) else { return Next::Boundary };
+                let entry = self.enter_from_anywhere(found);
+                // Translation may have flushed everything, and the page's code may have changed.
+                if self.statistics.flushes == flushes && !self.cache.blocks[block as usize].stale {
+                    let site = number.unwrap_or_default() as u32;
+                    let jump = FarJump { site, block, page_patch, jump_patch, linear: target };
+                    self.link_far(jump, found);
+                }
+                Next::Continue(entry)
             }
             Kind::Miss { in_r11, size, write, flags_kept, spanned, retry, .. } => {
                 self.statistics.tlb_misses += 1;

@@ -204,6 +204,8 @@ pub(crate) struct SetLayout {
     pub(crate) write: i32,
     /// Jump cache.
     pub(crate) jumps: i32,
+    /// Linear addresses of pages of code.
+    pub(crate) code_pages: i32,
     /// Second level of the cache of pages that may be read.
     pub(crate) read_second: i32,
     /// Second level of the cache of pages that may be written.
@@ -213,6 +215,11 @@ pub(crate) struct SetLayout {
 }
 
 impl SetLayout {
+    /// Where the linear address of the page of code with a number is.
+    pub(crate) fn code_page(&self, number: u16) -> i32 {
+        self.code_pages + i32::from(number) * 8
+    }
+
     /// The layout of set `set` in a window whose head has `head` bytes.
     pub(crate) fn new(head: usize, set: usize) -> Self {
         let set = head + offset_of!(Bank, sets) + set * size_of::<Set>();
@@ -220,6 +227,7 @@ impl SetLayout {
             read: (set + offset_of!(Set, read)) as i32,
             write: (set + offset_of!(Set, write)) as i32,
             jumps: (set + offset_of!(Set, jumps)) as i32,
+            code_pages: (set + offset_of!(Set, code_pages)) as i32,
             read_second: (set + offset_of!(Set, read_second)) as i32,
             write_second: (set + offset_of!(Set, write_second)) as i32,
             jumps_second: (set + offset_of!(Set, jumps_second)) as i32,

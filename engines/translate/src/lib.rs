@@ -40,6 +40,7 @@ mod dispatch;
 mod emit;
 mod entries;
 mod exits;
+mod far;
 mod flags;
 mod gather;
 mod group;

@@ -60,8 +60,7 @@ impl SecondLevel {
         });
         let jumps = sets.map(|set| jump(code, set.jumps, set.jumps_second, gate, exit));
         let barred = code.here();
-        code.op(false, &[0xc7], 0, Mem::Gs(layout::SITE));
-        code.raw(&BARRED.to_le_bytes());
+        code.note_site(BARRED);
         code.jump(exit);
         Self { operands, groups, jumps, barred }
     }
@@ -145,8 +144,7 @@ fn operand(
     let here = code.here();
     code.bind(miss, here);
     code.op(true, &[0x33], first, Mem::GsBase(second, cache));
-    code.op(false, &[0xc7], 0, Mem::Gs(layout::SITE));
-    code.raw(&MISS.to_le_bytes());
+    code.note_site(MISS);
     code.jump(exit);
     start
 }
@@ -184,4 +182,3 @@ fn jump(code: &mut Code, first_level: i32, cache: i32, gate: u32, exit: u64) -> 
     code.jump(exit);
     start
 }
-

@@ -28,6 +28,18 @@ pub(crate) enum Kind {
         /// where the address is not canonical.
         stack: i32,
     },
+    /// A jump to another page that is not linked, or not where the page is: see [`crate::far`]. The flags are in
+    /// memory.
+    Far {
+        /// Address of the displacement of the page's place.
+        page_patch: u64,
+        /// Address of the jump's displacement.
+        jump_patch: u64,
+        /// Where it leads, relative to the block's page.
+        target: i32,
+        /// What the instruction added to the stack pointer.
+        stack: i8,
+    },
     /// A memory operand that the TLB does not have. Its linear address is in R10 or R11.
     Miss {
         /// Which of the two.
@@ -117,6 +129,7 @@ enum PackedKind {
     Entry { flags_kept: bool },
     Link { patch: u32, target: u16, groups: bool },
     Indirect { stack: i32 },
+    Far { page_patch: u32, target: i32, jump: u8, stack: i8 },
     Miss { retry: u32, ready: u32, size: u8, flags: MissFlags },
     Group(u32),
     Interpret { op: u32, goes_on: bool, spanned: bool },
@@ -157,6 +170,10 @@ impl Sites {
                 PackedKind::Link { patch: self.near(patch), target, groups }
             }
             Kind::Indirect { stack } => PackedKind::Indirect { stack },
+            Kind::Far { page_patch, jump_patch, target, stack } => {
+                let jump = (jump_patch - page_patch) as u8;
+                PackedKind::Far { page_patch: self.near(page_patch), target, jump, stack }
+            }
             Kind::Miss { in_r11, size, write, flags_kept, spanned, retry, ready } => {
                 let mut flags = MissFlags::empty();
                 flags.set(MissFlags::IN_R11, in_r11);
@@ -188,6 +205,10 @@ impl Sites {
                 Kind::Link { patch: self.far(patch), target, groups }
             }
             PackedKind::Indirect { stack } => Kind::Indirect { stack },
+            PackedKind::Far { page_patch, target, jump, stack } => {
+                let page_patch = self.far(page_patch);
+                Kind::Far { page_patch, jump_patch: page_patch + u64::from(jump), target, stack }
+            }
             PackedKind::Miss { retry, ready, size, flags } => Kind::Miss {
                 in_r11: flags.contains(MissFlags::IN_R11),
                 size,
@@ -240,6 +261,7 @@ mod tests {
             Kind::Entry { flags_kept: true },
             Kind::Link { patch: base + 7, target: 0xfff, groups: true },
             Kind::Indirect { stack: -8 },
+            Kind::Far { page_patch: base + 9, jump_patch: base + 29, target: -0x2000, stack: -8 },
             Kind::Miss {
                 in_r11: true,
                 size: 64,
@@ -270,10 +292,10 @@ mod tests {
             assert_eq!(site.next, if number == 0 { 0 } else { base + number as u64 });
             assert_eq!((site.block, site.offset, site.length), (1, 2, 3));
         }
-        assert_eq!(sites.operand_at(0..5, base + 0x10_0030), Some(3));
-        assert_eq!(sites.operand_at(0..5, base + 5), Some(4));
-        assert!(sites.group_mut(4).is_some() && sites.group_mut(3).is_none());
-        assert!(sites.get(5).is_none());
+        assert_eq!(sites.operand_at(0..6, base + 0x10_0030), Some(4));
+        assert_eq!(sites.operand_at(0..6, base + 5), Some(5));
+        assert!(sites.group_mut(5).is_some() && sites.group_mut(4).is_none());
+        assert!(sites.get(6).is_none());
         assert!(size_of::<Packed>() <= 24);
     }
 }

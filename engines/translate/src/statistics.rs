@@ -15,6 +15,7 @@ pub struct Statistics {
     pub entries: u64,
     pub links: u64,
     pub indirect_misses: u64,
+    pub far_misses: u64,
     pub tlb_misses: u64,
     pub memory_interpreted: u64,
     pub handled: u64,
@@ -28,7 +29,7 @@ pub struct Statistics {
 
 impl Statistics {
     /// The counters with English labels, in the order of a report.
-    pub fn table(&self) -> [(&'static str, u64); 20] {
+    pub fn table(&self) -> [(&'static str, u64); 21] {
         [
             ("blocks translated", self.blocks),
             ("guest instructions translated", self.instructions),
@@ -41,6 +42,7 @@ impl Statistics {
             ("entries into translated code", self.entries),
             ("blocks chained", self.links),
             ("jump cache misses", self.indirect_misses),
+            ("jumps to other pages that were not linked or valid", self.far_misses),
             ("TLB misses", self.tlb_misses),
             ("groups of memory operands taken apart", self.ungrouped),
             ("memory operands served by the interpreter", self.memory_interpreted),

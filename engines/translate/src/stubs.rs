@@ -134,8 +134,7 @@ pub(crate) fn generate(code: &mut Code, sets: &[SetLayout; SETS], gate: u32) -> 
     code.op(false, &[0xff], 4, Mem::Gs(layout::TARGET));
 
     let fault = code.here();
-    code.op(false, &[0xc7], 0, Mem::Gs(layout::SITE));
-    code.raw(&FAULT.to_le_bytes());
+    code.note_site(FAULT);
 
     let exit = code.here();
     for number in kept() {

@@ -14,6 +14,10 @@ pub const SECOND_ENTRIES: usize = 8192;
 pub const JUMPS: usize = 8192;
 /// Jumps in the second level.
 pub const SECOND_JUMPS: usize = 16384;
+/// Pages of code that each set may know: see [`Set::code_pages`].
+pub const CODE_PAGES: usize = 4096;
+/// What is no page of code.
+pub(super) const NO_PAGE: u64 = 1;
 /// Kinds of access with caches of their own.
 pub const SETS: usize = 3;
 /// What page numbers and addresses are multiplied by to find their place in a second level. Positive as a
@@ -47,6 +51,9 @@ pub struct Set {
     pub write: [Entry; ENTRIES],
     /// Generated code by linear address.
     pub jumps: [Entry; JUMPS],
+    /// Linear addresses of pages of code, as generated code of each page was found there last, or an odd number.
+    /// The owner of the code numbers the pages.
+    pub code_pages: [u64; CODE_PAGES],
     /// The second level of `read`.
     pub read_second: [Entry; SECOND_ENTRIES],
     /// The second level of `write`.

@@ -22,14 +22,14 @@ mod fetches;
 mod writers;
 
 use ambos_hostcode::{ArenaError, Windows};
-use bank::{Cache, LISTED};
+use bank::{Cache, LISTED, NO_PAGE};
 use fetches::Fetches;
 use std::mem::size_of;
 use std::sync::Arc;
 use writers::{Place, Places, Writers};
 
 pub use bank::{
-    Bank, ENTRIES, Entry, JUMP_SPREAD_SHIFT, JUMPS, PAGE_SPREAD_SHIFT, SECOND_ENTRIES,
+    Bank, CODE_PAGES, ENTRIES, Entry, JUMP_SPREAD_SHIFT, JUMPS, PAGE_SPREAD_SHIFT, SECOND_ENTRIES,
     SECOND_JUMPS, SETS, SPREAD, Set, jump_slot,
 };
 pub(crate) use fetches::FetchEntry;
@@ -95,6 +95,8 @@ struct BankState {
     switched: u64,
     /// What was used of each set.
     used: [Used; SETS],
+    /// Numbers of the pages of code that each set knows.
+    code_pages: [Vec<u16>; SETS],
 }
 
 /// The translations of one vCPU.
@@ -172,6 +174,7 @@ impl Tlb {
         };
         for bank in 0..BANKS {
             for set in &mut tlb.bank_mut(bank).sets {
+                set.code_pages.fill(NO_PAGE);
                 // Zero is an empty entry everywhere else.
                 for cache in Cache::ALL {
                     for level in set.levels_mut(cache) {
@@ -351,14 +354,60 @@ impl Tlb {
         self.fetches[current][usize::from(user)].insert(linear, entry);
     }
 
-    /// Enters generated code for `linear` into the current bank's jump cache. The page must have a
+    /// Enters generated code for `linear` into the current bank's jump cache, and the page as the one of code with a
+    /// number, if it has one. The page must have a
     /// fetch translation, and the next one as well if the code `straddles` into it.
-    pub fn set_jump(&mut self, set: usize, linear: u64, straddles: bool, code: usize) {
+    pub fn set_jump(
+        &mut self,
+        set: usize,
+        linear: u64,
+        straddles: bool,
+        code: usize,
+        code_page: Option<u16>,
+    ) {
         let fetches = &mut self.fetches[self.current][usize::from(set == Self::USER)];
         if fetches.note_jumps(linear)
             && (!straddles || fetches.note_jumps(linear.wrapping_add(LONGEST)))
         {
             self.enter(set, Cache::Jumps, Entry { key: linear, value: code });
+            if let Some(number) = code_page {
+                self.set_code_page(set, number, linear & !0xfff);
+            }
+        }
+    }
+
+    fn set_code_page(&mut self, set: usize, number: u16, page: u64) {
+        let current = self.current;
+        let pages = &mut self.bank_mut(current).sets[set].code_pages;
+        let Some(place) = pages.get_mut(usize::from(number)) else { return };
+        if std::mem::replace(place, page) == NO_PAGE {
+            self.banks[current].code_pages[set].push(number);
+        }
+    }
+
+    /// Forgets the pages of code of one set of a bank that `drop` says so of.
+    fn drop_code_pages(&mut self, bank: usize, set: usize, drop: impl Fn(u64) -> bool) {
+        let mut known = std::mem::take(&mut self.banks[bank].code_pages[set]);
+        let pages = &mut self.bank_mut(bank).sets[set].code_pages;
+        known.retain(|&number| {
+            let place = &mut pages[usize::from(number)];
+            let gone = drop(*place);
+            if gone {
+                *place = NO_PAGE;
+            }
+            !gone
+        });
+        self.banks[bank].code_pages[set] = known;
+    }
+
+    /// Forgets a page of code in all banks.
+    pub fn forget_code_page(&mut self, set: usize, number: u16) {
+        for bank in 0..BANKS {
+            let known = &mut self.banks[bank].code_pages[set];
+            if let Some(index) = known.iter().position(|&other| other == number) {
+                known.swap_remove(index);
+                self.bank_mut(bank).sets[set].code_pages[usize::from(number)] = NO_PAGE;
+            }
         }
     }
 
@@ -409,6 +458,9 @@ impl Tlb {
             }
             self.banks[bank].used[set][cache as usize][level] = used;
         }
+        if cache == Cache::Jumps {
+            self.drop_code_pages(bank, set, |_| true);
+        }
     }
 
     /// Empties the entries of a cache that `drop` says so of.
@@ -439,6 +491,7 @@ impl Tlb {
             self.drop_entries(bank, set, Cache::Jumps, |entry| {
                 entry.key.wrapping_sub(first) < 0x1000 + LONGEST
             });
+            self.drop_code_pages(bank, set, |known| known == page);
         }
     }
 
@@ -556,6 +609,9 @@ impl Tlb {
                     self.banks[bank].used[set][cache as usize][level] = used;
                 }
             }
+        }
+        for set in 0..SETS {
+            self.drop_code_pages(bank, set, |page| !is_upper(page));
         }
         for fetches in &mut self.fetches[bank] {
             fetches.retain(is_upper);

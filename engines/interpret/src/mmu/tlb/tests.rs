@@ -139,12 +139,12 @@ fn the_upper_half_outlives_a_flush_of_the_lower() {
         tlb.insert(Tlb::USER, false, false, UPPER, 0x10_0000);
         tlb.insert(Tlb::USER, true, false, UPPER, 0x10_0000);
         tlb.insert_fetch(true, false, UPPER + 0x1000, 0, 0, 0);
-        tlb.set_jump(Tlb::USER, UPPER + 0x1010, false, 99);
+        tlb.set_jump(Tlb::USER, UPPER + 0x1010, false, 99, None);
         // They may take slots from those of the upper half, but not all of them.
         for page in (0..lower_pages).map(|page| 0x7000_0000 + (page << 12)) {
             tlb.insert(Tlb::USER, true, false, page, 0x20_0000);
             tlb.insert_fetch(true, false, page, 0, 0, 0);
-            tlb.set_jump(Tlb::USER, page + 16, false, 98);
+            tlb.set_jump(Tlb::USER, page + 16, false, 98, None);
         }
         tlb.switch(2);
         tlb.insert(Tlb::USER, true, false, 0x7000_0000, 0x20_0000);
@@ -195,15 +195,15 @@ fn jump(tlb: &Tlb, set: usize, linear: u64) -> Option<usize> {
 #[test]
 fn jumps_go_with_the_fetch_translation_of_their_pages() {
     let mut tlb = Tlb::new().unwrap();
-    tlb.set_jump(Tlb::USER, 0x7010, false, 99);
+    tlb.set_jump(Tlb::USER, 0x7010, false, 99, None);
     assert_eq!(jump(&tlb, Tlb::USER, 0x7010), None);
     tlb.insert_fetch(true, false, 0x7000, 0, 0, 0);
-    tlb.set_jump(Tlb::USER, 0x7010, false, 99);
-    tlb.set_jump(Tlb::USER, 0x7ffa, true, 98);
+    tlb.set_jump(Tlb::USER, 0x7010, false, 99, None);
+    tlb.set_jump(Tlb::USER, 0x7ffa, true, 98, None);
     assert_eq!(jump(&tlb, Tlb::USER, 0x7010), Some(99));
     assert_eq!(jump(&tlb, Tlb::USER, 0x7ffa), None);
     tlb.insert_fetch(true, false, 0x8000, 0, 0, 0);
-    tlb.set_jump(Tlb::USER, 0x7ffa, true, 98);
+    tlb.set_jump(Tlb::USER, 0x7ffa, true, 98, None);
     assert_eq!(jump(&tlb, Tlb::USER, 0x7ffa), Some(98));
     tlb.flush_page(0x9000);
     tlb.flush_page(0x8000);
@@ -237,7 +237,7 @@ fn global_pages_of_the_supervisor_outlive_their_address_space() {
     tlb.insert(Tlb::SUPERVISOR, false, true, 0x5000, 0x10_0000);
     tlb.insert(Tlb::USER, false, false, 0x6000, 0x20_0000);
     tlb.insert_fetch(false, true, 0x7000, 0, 0, 0);
-    tlb.set_jump(Tlb::SUPERVISOR, 0x7010, false, 99);
+    tlb.set_jump(Tlb::SUPERVISOR, 0x7010, false, 99, None);
     tlb.flush_pcid(1);
     assert!(tlb.lookup_read(Tlb::SUPERVISOR, 0x5000).is_some());
     assert_eq!(tlb.lookup_read(Tlb::USER, 0x6000), None);
@@ -290,7 +290,7 @@ fn global_pages_stay_when_a_few_others_go() {
     tlb.insert(Tlb::SUPERVISOR, false, true, 0x5000, 0x10_0000);
     tlb.insert(Tlb::SUPERVISOR, true, false, 0x6000, 0x20_0000);
     tlb.insert_fetch(false, false, 0x7000, 0, 0, 0);
-    tlb.set_jump(Tlb::SUPERVISOR, 0x7010, false, 99);
+    tlb.set_jump(Tlb::SUPERVISOR, 0x7010, false, 99, None);
     tlb.flush_pcid(1);
     assert!(tlb.lookup_read(Tlb::SUPERVISOR, 0x5000).is_some());
     assert_eq!(tlb.lookup_write(Tlb::SUPERVISOR, 0x6000), None);
