@@ -352,6 +352,7 @@ impl Builder<'_> {
             self.move_stack();
         }
         self.probe_groups(live != 0);
+        let own_sites = self.built.sites.len();
         let before = (
             self.code.bytes.len(),
             self.flags,
@@ -378,7 +379,7 @@ impl Builder<'_> {
             }
             done => done,
         };
-        if self.built.sites.len() > first_site {
+        if self.built.sites.len() > own_sites {
             // Who leaves here and goes on behind the instruction has moved it.
             self.move_stack();
         }

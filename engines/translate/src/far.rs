@@ -31,12 +31,10 @@ impl Builder<'_> {
             // An instruction that ends in the next page.
             return false;
         }
-        let linear = self.page_base().wrapping_add(page as u64);
+        let linear = i32::try_from(self.page_base().wrapping_add(page as u64) as i64);
         let absolute = self.source.absolute;
-        let (Ok(linear), Ok(stack)) = (i32::try_from(linear as i64), i8::try_from(stack)) else {
-            return false;
-        };
-        if !self.source.links || self.source.narrow {
+        let Ok(stack) = i8::try_from(stack) else { return false };
+        if !self.source.links || self.source.narrow || absolute && linear.is_err() {
             return false;
         }
         // Of all jumps that make up a loop one goes back.
@@ -48,7 +46,7 @@ impl Builder<'_> {
         }
         let unknown = self.set.code_page(NO_PAGE);
         let page_patch;
-        if absolute {
+        if let (true, Ok(linear)) = (absolute, linear) {
             // cmp qword ptr [place], linear
             self.code.op(true, &[0x81], 7, Mem::Gs(unknown));
             page_patch = self.code.here() - 4;
