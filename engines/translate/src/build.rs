@@ -494,8 +494,9 @@ impl Builder<'_> {
     pub(crate) fn leave_to_interpreter(&mut self) -> bool {
         let offset = usize::from(self.offset);
         let bytes = &self.source.page[offset..offset + self.current.len()];
+        let start = offset - (self.source.linear & 0xfff) as usize;
         let original = self.original(bytes, self.page_base() | offset as u64);
-        let lowered = decode::lower(self.cpu, &original, bytes, 0);
+        let lowered = decode::lower(self.cpu, &original, bytes, start);
         let goes_on = !lowered.ends_block;
         let spanned = self.plan.spans(self.index);
         let site = self.site(Kind::Interpret { op: Rc::new(lowered.op), goes_on, spanned });
