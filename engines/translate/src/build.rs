@@ -322,7 +322,15 @@ impl Builder<'_> {
         self.colds.push(Cold { displacement, site, kind });
     }
 
+    /// Leaves at `site`, where R11 holds nothing: there are many such places, so that what names the site
+    /// is to be short.
     pub(crate) fn leave_at(&mut self, site: u32) {
+        self.code.constant(reg::R11, site.into());
+        self.code.jump(self.stubs.exit_at);
+    }
+
+    /// Leaves at `site` with R10 and R11 as they are.
+    pub(crate) fn leave_with_scratch(&mut self, site: u32) {
         self.code.note_site(site);
         self.code.jump(self.stubs.exit);
     }
@@ -538,7 +546,7 @@ impl Builder<'_> {
                     if let Some(linear) = known {
                         self.code.constant(reg::R10, linear);
                     }
-                    self.code.note_site(site);
+                    self.code.constant(reg::R11, site.into());
                     self.code.jump(self.stubs.second.jump(set));
                 }
             }

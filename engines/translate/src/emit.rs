@@ -177,6 +177,11 @@ impl Code {
         self.raw(&site.to_le_bytes());
     }
 
+    /// The same with the site's number in a register.
+    pub(crate) fn name_site(&mut self, number: u8) {
+        self.op(false, &[0x89], number, Mem::Gs(layout::SITE));
+    }
+
     /// `rorx to, from, count`.
     pub(crate) fn rorx(&mut self, to: u8, from: u8, count: u8) {
         let r = if to >= 8 { 0 } else { 0x80 };

@@ -124,7 +124,7 @@ impl Translator {
             code.load(reg::R10, Mem::Gs(layout::CODE_BASE));
             code.lea(reg::R10, Mem::Base(reg::R10, away));
         }
-        code.note_site(site);
+        code.constant(reg::R11, site.into());
         code.jump(self.stubs.second.jump(self.head.cpu.mmu_index));
         if self.arena.push(Region::Cold, &code.bytes).is_some() {
             let displacement = page_patch + if absolute { TO_MISS_ABSOLUTE } else { TO_MISS };

@@ -277,7 +277,7 @@ impl Builder<'_> {
                 self.code.address(second, ready);
                 self.code.jump(stub);
             }
-            None => self.leave_at(site),
+            None => self.leave_with_scratch(site),
         }
     }
 

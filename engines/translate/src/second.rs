@@ -149,9 +149,10 @@ fn operand(
     start
 }
 
-/// The flags are kept in memory and need not survive.
+/// The flags are kept in memory and need not survive; the site's number is in R11.
 fn jump(code: &mut Code, first_level: i32, cache: i32, gate: u32, exit: u64) -> u64 {
     let start = code.here();
+    code.name_site(reg::R11);
     // cmp dword ptr [gate], 0
     code.op(false, &[0x83], 7, Mem::Low(gate));
     code.raw(&[0]);

@@ -14,6 +14,8 @@ pub(crate) struct Stubs {
     pub(crate) enter: u64,
     /// Stores the guest's registers and returns from `enter`.
     pub(crate) exit: u64,
+    /// The same at the site whose number is in R11.
+    pub(crate) exit_at: u64,
     /// Where a host fault resumes: an exit with the site [`FAULT`].
     pub(crate) fault: u64,
     /// Loads the x87 state within a block.
@@ -135,7 +137,10 @@ pub(crate) fn generate(code: &mut Code, sets: &[SetLayout; SETS], gate: u32) -> 
 
     let fault = code.here();
     code.note_site(FAULT);
-
+    let over = code.short_jump();
+    let exit_at = code.here();
+    code.name_site(reg::R11);
+    code.land(over);
     let exit = code.here();
     for number in kept() {
         code.store(Mem::Gs(layout::gpr(number)), number);
@@ -162,5 +167,5 @@ pub(crate) fn generate(code: &mut Code, sets: &[SetLayout; SETS], gate: u32) -> 
     code.raw(&[0xc3]);
     let second = SecondLevel::generate(code, sets, gate, exit);
     let load_x87 = x87::generate(code);
-    Stubs { enter, exit, fault, load_x87, second }
+    Stubs { enter, exit, exit_at, fault, load_x87, second }
 }
