@@ -115,6 +115,8 @@ pub(crate) struct Far {
     pub(crate) target: u64,
     pub(crate) offset: u16,
     pub(crate) flags: FlagsIn,
+    /// The set of the TLB in use where it is taken.
+    pub(crate) set: usize,
 }
 
 /// The state of building one block.
@@ -531,6 +533,7 @@ impl Builder<'_> {
             self.code.bind(far.displacement, here);
             self.offset = far.offset;
             self.flags = far.flags;
+            self.use_set(far.set);
             self.far_edge(far.target, 0);
         }
         std::mem::swap(&mut self.code, &mut self.cold);

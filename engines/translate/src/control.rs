@@ -21,8 +21,8 @@ impl Builder<'_> {
                     let site = self.site(Kind::Link { patch: displacement, target, groups: true });
                     self.cold(displacement, site, ColdKind::Leave);
                 } else {
-                    let (offset, flags) = (self.offset, self.flags);
-                    self.fars.push(Far { displacement, target, offset, flags });
+                    let (offset, flags, set) = (self.offset, self.flags, self.set_number);
+                    self.fars.push(Far { displacement, target, offset, flags, set });
                 }
             }
             None => match inside {
@@ -41,6 +41,7 @@ impl Builder<'_> {
         }
     }
 
+    /// Goes on at `target`, relative to the page, where the place to go on is not known for good.
     pub(crate) fn far_edge(&mut self, target: u64, stack: i32) {
         if self.linked_far_edge(target, stack) {
             return;
@@ -99,8 +100,8 @@ impl Builder<'_> {
         self.keep_flags(reg::R11);
     }
 
-    /// Goes on at the linear address in R10, unless something wants attention. Wherever that is finds the flags in memory: most code
-    /// overwrites them before it asks, and then nothing restores them.
+    /// Goes on at the linear address in R10, unless something wants attention. Wherever that is finds the flags in
+    /// memory: most code overwrites them before it asks, and then nothing restores them.
     pub(crate) fn through_jump_cache(&mut self, stack: i32) {
         self.leave_block();
         let jumps = self.set.jumps;

@@ -87,8 +87,8 @@ impl SecondLevel {
         self.groups[set][usize::from(write)]
     }
 
-    /// The stub for jumps to the linear address in R10, the flags being kept in memory. The site must have
-    /// been noted.
+    /// The stub for jumps to the linear address in R10, the flags being kept in memory, of the site whose number
+    /// is in R11.
     pub(crate) fn jump(&self, set: usize) -> u64 {
         self.jumps[set]
     }
