@@ -1,6 +1,9 @@
 //! A bare guest in 64-bit mode: identity-mapped memory, an interrupt table whose handlers halt.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub(crate) mod instructions;
+pub(crate) mod place;
+pub(crate) mod services;
 pub(crate) mod x87;
 
 use ambos_intercept::{Ledger, UnservedLog};

@@ -1,0 +1,68 @@
+//! What programs ask a supervisor for by interrupts, from user mode as well.
+
+use super::place::write;
+use ambos_memory::GuestRam;
+use ambos_vcpu::CpuState;
+use vm_memory::{Bytes, GuestAddress};
+
+/// Has two pages take turns at an address.
+pub(crate) const SWAP: u8 = 0x80;
+/// Writes RSI to the page-table entry at RDI and drops the translation of the page at RDX.
+pub(crate) const REMAP: u8 = 0x81;
+/// Loads CR3 with RSI.
+pub(crate) const RELOAD: u8 = 0x82;
+/// The supervisor's stack.
+pub(crate) const STACK: u64 = 0x3_8000;
+const HANDLERS: u64 = 0x9100;
+
+/// Address of the page-table entry of a page in the first 2 MiB.
+pub(crate) fn entry_of(page: u64) -> u64 {
+    0x4000 + (page >> 12) * 8
+}
+
+/// Maps a page of the first 2 MiB.
+pub(crate) fn map(ram: &GuestRam, page: u64, gpa: u64) {
+    write(ram, entry_of(page), &(gpa | 0x67).to_le_bytes());
+}
+
+/// Sets up the handlers; the page that is swapped is at `swapped` first, where `other` takes turns with it.
+pub(crate) fn install(ram: &GuestRam, swapped: u64, other: u64) {
+    let entry = (entry_of(swapped) as u32).to_le_bytes();
+    let change = ((swapped ^ other) as u32).to_le_bytes();
+    let page = (swapped as u32).to_le_bytes();
+    // xor qword ptr [entry], change; invlpg [page]; iretq
+    let swap: [&[u8]; 6] = [
+        &[0x48, 0x81, 0x34, 0x25],
+        &entry,
+        &change,
+        &[0x0f, 0x01, 0x3c, 0x25],
+        &page,
+        &[0x48, 0xcf],
+    ];
+    // mov [rdi], rsi; invlpg [rdx]; iretq
+    let remap = [0x48, 0x89, 0x37, 0x0f, 0x01, 0x3a, 0x48, 0xcf];
+    // mov cr3, rsi; iretq
+    let reload = [0x0f, 0x22, 0xde, 0x48, 0xcf];
+    let handlers: [(u8, &[u8]); 3] = [(SWAP, &swap.concat()), (REMAP, &remap), (RELOAD, &reload)];
+    for (number, (vector, code)) in handlers.into_iter().enumerate() {
+        let at = HANDLERS + number as u64 * 0x40;
+        write(ram, at, code);
+        let gate = at | 8 << 16 | 0xee00 << 32;
+        write(ram, 0x8000 + u64::from(vector) * 16, &gate.to_le_bytes());
+    }
+    // A user's code and data segments.
+    write(ram, 0xa018, &0x00af_fb00_0000_ffff_u64.to_le_bytes());
+    write(ram, 0xa020, &0x00cf_f300_0000_ffff_u64.to_le_bytes());
+    ram.memory().write_obj(STACK, GuestAddress(0xb004)).unwrap();
+}
+
+/// Makes a state one of user mode.
+pub(crate) fn to_user(state: &mut CpuState) {
+    state.segments.cs.attributes |= 0x60;
+    state.segments.ss.attributes |= 0x60;
+    state.segments.cs.selector = 0x1b;
+    state.segments.ss.selector = 0x23;
+    state.segments.tr.base = 0xb000;
+    state.segments.tr.limit = 0x67;
+    state.segments.tr.attributes = 0x8b;
+}
