@@ -53,7 +53,10 @@ pub(crate) fn install(ram: &GuestRam, swapped: u64, other: u64) {
     // A user's code and data segments.
     write(ram, 0xa018, &0x00af_fb00_0000_ffff_u64.to_le_bytes());
     write(ram, 0xa020, &0x00cf_f300_0000_ffff_u64.to_le_bytes());
-    ram.memory().write_obj(STACK, GuestAddress(0xb004)).unwrap();
+    // For privilege level 0, and the first interrupt stack.
+    for at in [0xb004, 0xb024] {
+        ram.memory().write_obj(STACK, GuestAddress(at)).unwrap();
+    }
 }
 
 /// Makes a state one of user mode.
@@ -62,6 +65,13 @@ pub(crate) fn to_user(state: &mut CpuState) {
     state.segments.ss.attributes |= 0x60;
     state.segments.cs.selector = 0x1b;
     state.segments.ss.selector = 0x23;
+    state.segments.tr.base = 0xb000;
+    state.segments.tr.limit = 0x67;
+    state.segments.tr.attributes = 0x8b;
+}
+
+/// Gives exceptions whose gates say so a stack of their own, in supervisor mode as well.
+pub(crate) fn with_interrupt_stack(state: &mut CpuState) {
     state.segments.tr.base = 0xb000;
     state.segments.tr.limit = 0x67;
     state.segments.tr.attributes = 0x8b;
