@@ -7,7 +7,7 @@ use crate::flags::FlagsIn;
 use crate::layout;
 use crate::second;
 use crate::site::Kind;
-use ambos_interpret::mmu::{Entry, jump_slot};
+use ambos_interpret::mmu::{BARRED_JUMP, Entry, jump_slot};
 
 impl Builder<'_> {
     /// Goes on at `target`, relative to the page, if the condition holds.
@@ -63,7 +63,7 @@ impl Builder<'_> {
             }
             _ => {
                 let linear = self.source.wrap(self.page_base().wrapping_add(target));
-                if i32::try_from(linear as i64).is_ok() {
+                if i32::try_from(linear as i64).is_ok() && linear != BARRED_JUMP {
                     self.through_known_slot(linear, stack);
                     return;
                 }
@@ -74,7 +74,8 @@ impl Builder<'_> {
     }
 
     /// Goes on at a known linear address, whose place in the jump cache is known as well. Blocks that it
-    /// leads to have their address in them, as this one does, and do not want it in R10.
+    /// leads to have their address in them, as this one does, and do not want it in R10. The barred slot's code
+    /// does: this is not for its address.
     fn through_known_slot(&mut self, linear: u64, stack: i32) {
         self.leave_block();
         let jumps = self.set.jumps;

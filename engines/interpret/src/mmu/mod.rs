@@ -16,8 +16,8 @@ mod walk;
 pub use access::{Access, HostRange};
 pub use journal::{Journal, JournalPage, page_bytes};
 pub use tlb::{
-    BANKS, Bank, CODE_PAGES, ENTRIES, Entry, JUMP_SPREAD_SHIFT, JUMPS, PAGE_SPREAD_SHIFT,
-    SECOND_ENTRIES, SECOND_JUMPS, SETS, SPREAD, Set, Tlb, jump_slot,
+    BANKS, BARRED_JUMP, Bank, CODE_PAGES, ENTRIES, Entry, JUMP_SPREAD_SHIFT, JUMPS,
+    PAGE_SPREAD_SHIFT, SECOND_ENTRIES, SECOND_JUMPS, SETS, SPREAD, Set, Tlb, jump_slot,
 };
 pub use walk::Translation;
 

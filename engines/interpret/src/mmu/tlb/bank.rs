@@ -16,6 +16,8 @@ pub const JUMPS: usize = 8192;
 pub const SECOND_JUMPS: usize = 16384;
 /// Pages of code that each set may know: see [`Set::code_pages`].
 pub const CODE_PAGES: usize = 4096;
+/// The linear address that the barred slot of jump caches has: see [`super::Tlb::bar_jumps`].
+pub const BARRED_JUMP: u64 = 0x1000;
 /// What is no page of code.
 pub(super) const NO_PAGE: u64 = 1;
 /// Kinds of access with caches of their own.
@@ -92,7 +94,7 @@ impl Cache {
 
     /// The key of an empty entry: one that belongs into another slot.
     pub(super) fn no_key(slot: usize) -> u64 {
-        if slot == 0 { 0x1000 } else { 0 }
+        if slot == 0 { BARRED_JUMP } else { 0 }
     }
 }
 

@@ -29,8 +29,8 @@ use std::sync::Arc;
 use writers::{Place, Places, Writers};
 
 pub use bank::{
-    Bank, CODE_PAGES, ENTRIES, Entry, JUMP_SPREAD_SHIFT, JUMPS, PAGE_SPREAD_SHIFT, SECOND_ENTRIES,
-    SECOND_JUMPS, SETS, SPREAD, Set, jump_slot,
+    BARRED_JUMP, Bank, CODE_PAGES, ENTRIES, Entry, JUMP_SPREAD_SHIFT, JUMPS, PAGE_SPREAD_SHIFT,
+    SECOND_ENTRIES, SECOND_JUMPS, SETS, SPREAD, Set, jump_slot,
 };
 pub(crate) use fetches::FetchEntry;
 
