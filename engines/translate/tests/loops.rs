@@ -16,7 +16,7 @@ fn agree(places: &[Place], starts: &[CpuState], exact: bool, what: &str) {
         services::install(ram, CODE + 0x5000, CODE + 0x6000);
         places.iter().for_each(|place| place.store(ram));
     }
-    let original: Vec<u8> = (0..0x1_8000u32).map(|at| (at * 7 >> 3) as u8).collect();
+    let original: Vec<u8> = (0..0x1_8000u32).map(|at| ((at * 7) >> 3) as u8).collect();
     for (number, start) in starts.iter().enumerate() {
         for ram in [&reference_ram, &ram] {
             ram.memory().write_slice(&original, GuestAddress(DATA)).unwrap();

@@ -178,11 +178,11 @@ fn compare(faults: bool, seeds: std::ops::Range<u64>) {
         let user = seed % 2 == 1;
         let mut places = Vec::new();
         for page in 0..PAGES.len() {
-            for number in 0..STARTS.len() {
+            for (number, start) in STARTS.into_iter().enumerate() {
                 places.push(block(&mut random, page, number, faults, user));
                 if page == SWAPPED {
                     let mut other = block(&mut random, page, number, faults, user);
-                    other.stored = Some(OTHER + STARTS[number]);
+                    other.stored = Some(OTHER + start);
                     places.push(other);
                 }
             }

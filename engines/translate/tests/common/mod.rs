@@ -150,3 +150,19 @@ pub(crate) fn translator() -> (ambos_translate::Translator, Arc<GuestRam>, Arc<A
         ambos_translate::Translator::new(Arc::clone(&ram), Arc::clone(&attention), options);
     (engine.unwrap(), ram, attention)
 }
+
+/// Ends the process unless it is dropped soon: what must not go on for ever is run under it.
+pub(crate) struct Watchdog(std::sync::mpsc::Sender<()>);
+
+pub(crate) fn watch() -> Watchdog {
+    let (alive, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        if ended.recv_timeout(std::time::Duration::from_secs(60))
+            == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
+        {
+            eprintln!("translated code does not end");
+            std::process::abort();
+        }
+    });
+    Watchdog(alive)
+}
