@@ -253,6 +253,11 @@ pub(crate) fn build(
         builder.move_stack();
         builder.flush();
         let next = u64::from(builder.offset) + u64::from(builder.length);
+        if !source.apart && source.inside(next).is_none() {
+            // At an address that is not canonical the next instruction faults; the last one has been run.
+            builder.offset += u16::from(builder.length);
+            builder.length = 0;
+        }
         builder.edge(next, None, 0);
     }
     builder.finish();
