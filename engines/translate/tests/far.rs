@@ -10,8 +10,6 @@ use vm_memory::{Bytes, GuestAddress};
 
 const NEAR: u64 = CODE + 0x1000;
 const OTHER: u64 = CODE + 0x2000;
-/// Page tables that map the same but for [`NEAR`], where they have [`OTHER`].
-const SECOND_TABLES: u64 = 0x10_0000;
 const HLT: u8 = 0xf4;
 
 /// Memory-mapped words of the code under test.
@@ -32,7 +30,7 @@ fn agree(code: &[Place], change: impl Fn(&mut CpuState)) -> Vec<CpuState> {
         change(&mut start);
         for ram in [&reference_ram, &ram] {
             services::install(ram, NEAR, OTHER);
-            second_tables(ram);
+            services::second_tables(ram, NEAR, OTHER);
             code.iter().for_each(|place| place.store(ram));
         }
         let (want, want_data) = common::place::run(&mut reference, &reference_ram, &start);
@@ -49,19 +47,6 @@ fn agree(code: &[Place], change: impl Fn(&mut CpuState)) -> Vec<CpuState> {
         states.push(got);
     }
     states
-}
-
-fn second_tables(ram: &ambos_memory::GuestRam) {
-    let memory = ram.memory();
-    let mut table = vec![0; 0x4000];
-    memory.read_slice(&mut table, GuestAddress(0x1000)).unwrap();
-    memory.write_slice(&table, GuestAddress(SECOND_TABLES)).unwrap();
-    for level in 0..3 {
-        let next = SECOND_TABLES + (level + 1) * 0x1000 | 7;
-        memory.write_obj(next, GuestAddress(SECOND_TABLES + level * 0x1000)).unwrap();
-    }
-    let entry = SECOND_TABLES + 0x3000 + (NEAR >> 12) * 8;
-    memory.write_obj(OTHER | 7, GuestAddress(entry)).unwrap();
 }
 
 /// Functions of the two pages that take turns: they add 1 and 0x10000 to RBX.
@@ -106,11 +91,11 @@ fn address_spaces_have_code_of_their_own() {
     let mut code = functions();
     code.push(calls(&between));
     for (first, second, pcids) in [
-        (0x1000, SECOND_TABLES, false),
-        (0x1001, SECOND_TABLES | 2, true),
-        (0x1001 | 1 << 63, SECOND_TABLES | 2 | 1 << 63, true),
+        (0x1000, services::ROOTS[1], false),
+        (0x1001, services::ROOTS[1] | 2, true),
+        (0x1001 | 1 << 63, services::ROOTS[1] | 2 | 1 << 63, true),
         // The same identifier with other tables, flushed.
-        (0x1003, SECOND_TABLES | 3, true),
+        (0x1003, services::ROOTS[1] | 3, true),
     ] {
         let states = agree(&code, |state| {
             counting(state);

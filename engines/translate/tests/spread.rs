@@ -1,5 +1,5 @@
-//! Random programs of many blocks on several pages, with loops, calls and pages that are remapped meanwhile, end in
-//! the same state under the translator as under the interpreter.
+//! Random programs of many blocks on several pages, with loops, calls, code that is written, and pages that are remapped
+//! or found at other addresses and in other address spaces meanwhile, end in the same state under the translator as under the interpreter.
 
 mod common;
 
@@ -8,7 +8,7 @@ use ambos_vcpu::{CpuState, Engine};
 use common::DATA;
 use common::instructions::{FREE, POINTERS, instruction, system};
 use common::place::{Place, write};
-use common::services::{self, SWAP};
+use common::services::{self, RELOAD, SWAP};
 use iced_x86::{Encoder, Mnemonic};
 
 /// Linear pages of code. The first never changes; the second is swapped with another one.
@@ -21,6 +21,8 @@ const STARTS: [u64; 7] = [0, 0x240, 0x480, 0x6c0, 0x900, 0xb40, 0xd80];
 const ROOM: usize = 0x230;
 /// Blocks that are functions: by their number in a page.
 const FUNCTIONS: [usize; 2] = [2, 5];
+/// What tells apart two ranges of addresses that have the same pages.
+const AWAY: u32 = 0x2_0000;
 /// Where programs end.
 const END: u64 = 0x10_4000;
 
@@ -108,10 +110,30 @@ fn any_block(random: &mut Random) -> u64 {
     }
 }
 
+/// Has RAX point at the same code at its other address.
+fn away(place: &mut Place) {
+    // xor eax, AWAY
+    place.raw(&[0x35]);
+    place.raw(&AWAY.to_le_bytes());
+}
+
+/// What programs are like.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    /// They may fault.
+    faults: bool,
+    /// They run in user mode.
+    user: bool,
+    /// Address spaces have identifiers.
+    pcids: bool,
+}
+
 /// A block at the start `number` of a page.
-fn block(random: &mut Random, page: usize, number: usize, faults: bool, user: bool) -> Place {
+fn block(random: &mut Random, page: usize, number: usize, kind: Kind) -> Place {
+    let Kind { faults, user, pcids } = kind;
     let start = PAGES[page] + STARTS[number];
-    let mut place = Place::at(start);
+    // lea eax, [rax + ..], of which programs change a byte
+    let mut place = Place::of(start, &[0x8d, 0x80, 1, 0, 0, 0]);
     place.raw(&body(random, faults, user, 14));
     if FUNCTIONS.contains(&number) {
         if page + 1 < PAGES.len() && random.index(3) == 0 {
@@ -124,7 +146,26 @@ fn block(random: &mut Random, page: usize, number: usize, faults: bool, user: bo
         return place;
     }
     for _ in 0..random.index(3) {
-        match random.index(8) {
+        match random.index(11) {
+            8 => {
+                // inc byte ptr [operand]
+                let number = random.index(STARTS.len());
+                place.byte_operand(&[0xfe, 0x05], random.pick(&PAGES) + STARTS[number] + 2);
+            }
+            9 => {
+                place.address_in_rax(random.pick(&PAGES) + STARTS[random.pick(&FUNCTIONS)]);
+                away(&mut place);
+                place.raw(&[0xff, 0xd0]);
+            }
+            10 if page == 0 => {
+                let [first, second] = services::ROOTS;
+                let keep = random.next() & u64::from(pcids) << 63;
+                let root = random.pick(&[first | u64::from(pcids), second | 2 * u64::from(pcids)]);
+                // mov rsi, root; int
+                place.raw(&[0x48, 0xbe]);
+                place.raw(&(root | keep).to_le_bytes());
+                place.raw(&[0xcd, RELOAD]);
+            }
             0..=2 => place.call(random.pick(&PAGES) + STARTS[random.pick(&FUNCTIONS)]),
             3 if page == 0 => place.raw(&[0xcd, SWAP]),
             4 => {
@@ -153,6 +194,9 @@ fn block(random: &mut Random, page: usize, number: usize, faults: bool, user: bo
         0 => place.jump_if(random.index(16) as u8, start),
         1 => {
             place.address_in_rax(any_block(random));
+            if random.index(4) == 0 {
+                away(&mut place);
+            }
             place.raw(&[0xff, 0xe0]);
         }
         _ => {}
@@ -175,13 +219,13 @@ fn compare(faults: bool, seeds: std::ops::Range<u64>) {
     }
     for seed in seeds.clone() {
         let mut random = Random::new(seed ^ 0x5eed << 32);
-        let user = seed % 2 == 1;
+        let kind = Kind { faults, user: seed % 2 == 1, pcids: seed % 3 == 1 };
         let mut places = Vec::new();
         for page in 0..PAGES.len() {
             for (number, start) in STARTS.into_iter().enumerate() {
-                places.push(block(&mut random, page, number, faults, user));
+                places.push(block(&mut random, page, number, kind));
                 if page == SWAPPED {
-                    let mut other = block(&mut random, page, number, faults, user);
+                    let mut other = block(&mut random, page, number, kind);
                     other.stored = Some(OTHER + start);
                     places.push(other);
                 }
@@ -189,7 +233,7 @@ fn compare(faults: bool, seeds: std::ops::Range<u64>) {
         }
         places.push(Place { bytes: vec![0xf4], ..Place::at(END) });
         let mut start = common::state();
-        if user {
+        if kind.user {
             services::to_user(&mut start);
         }
         for register in (0..16).filter(|&register| register != 4) {
@@ -201,10 +245,18 @@ fn compare(faults: bool, seeds: std::ops::Range<u64>) {
         start.gpr[15] = 50 + random.next() % 3000;
         start.gpr[4] = common::STACK - 0x7f0 - 8 * (random.next() % 3);
         start.rip = PAGES[0];
+        if kind.pcids {
+            start.control.cr3 |= 1;
+            start.control.cr4 |= 1 << 17;
+        }
         let data: Vec<u8> = (0..common::DATA_SIZE).map(|_| random.next() as u8).collect();
         for ram in [&reference_ram, &ram] {
             write(ram, DATA, &data);
             services::map(ram, PAGES[SWAPPED], PAGES[SWAPPED]);
+            for page in PAGES.into_iter().chain([END]) {
+                services::map(ram, page + u64::from(AWAY), page);
+            }
+            services::second_tables(ram, PAGES[SWAPPED], OTHER);
             for place in &places {
                 assert!(place.bytes.len() <= 0x280, "{:x} {:x}", place.start, place.bytes.len());
                 place.store(ram);

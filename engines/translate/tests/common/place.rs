@@ -51,6 +51,11 @@ impl Place {
         self.relative(&[0xe8], target);
     }
 
+    /// An instruction whose opcode ends with a memory operand relative to the instruction pointer.
+    pub(crate) fn byte_operand(&mut self, opcode: &[u8], target: u64) {
+        self.relative(opcode, target);
+    }
+
     /// lea rax, [rip + ..]
     pub(crate) fn address_in_rax(&mut self, target: u64) {
         self.relative(&[0x48, 0x8d, 0x05], target);

@@ -13,6 +13,8 @@ pub(crate) const REMAP: u8 = 0x81;
 pub(crate) const RELOAD: u8 = 0x82;
 /// The supervisor's stack.
 pub(crate) const STACK: u64 = 0x3_8000;
+/// Page tables that map the same, but for one page.
+pub(crate) const ROOTS: [u64; 2] = [0x1000, 0x18_0000];
 const HANDLERS: u64 = 0x9100;
 
 /// Address of the page-table entry of a page in the first 2 MiB.
@@ -23,6 +25,20 @@ pub(crate) fn entry_of(page: u64) -> u64 {
 /// Maps a page of the first 2 MiB.
 pub(crate) fn map(ram: &GuestRam, page: u64, gpa: u64) {
     write(ram, entry_of(page), &(gpa | 0x67).to_le_bytes());
+}
+
+/// Makes the second tables: those as they are, with `other` in the place of a page.
+pub(crate) fn second_tables(ram: &GuestRam, page: u64, other: u64) {
+    let [first, second] = ROOTS;
+    let mut table = vec![0; 0x4000];
+    ram.memory().read_slice(&mut table, GuestAddress(first)).unwrap();
+    write(ram, second, &table);
+    for level in 0..3 {
+        let next = second + (level + 1) * 0x1000 | 7;
+        write(ram, second + level * 0x1000, &next.to_le_bytes());
+    }
+    let entry = second + 0x3000 + (page >> 12) * 8;
+    write(ram, entry, &(other | 7).to_le_bytes());
 }
 
 /// Sets up the handlers; the page that is swapped is at `swapped` first, where `other` takes turns with it.
