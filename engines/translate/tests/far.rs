@@ -186,6 +186,31 @@ fn code_of_another_page_that_is_written_runs_as_written() {
 }
 
 #[test]
+fn numbers_of_pages_run_out() {
+    // The function changes so often that its page can get no more numbers; what is translated then looks into
+    // the jump cache.
+    let mut code = functions();
+    let mut first = calls(&[0xfe, 0x07]);
+    first.bytes.pop();
+    let behind = CODE + 0x800;
+    first.jump(behind);
+    code.push(first);
+    let mut second = Place::at(behind);
+    let again = second.here();
+    second.call(NEAR);
+    second.raw(&[0xcd, SWAP]);
+    // dec r13; jnz again; hlt
+    second.raw(&[0x49, 0xff, 0xcd]);
+    second.jump_if(5, again);
+    second.raw(&[HLT]);
+    code.push(second);
+    agree(&code, |state| {
+        counting(state);
+        (state.gpr[12], state.gpr[13], state.gpr[7]) = (6000, 300, NEAR + 3);
+    });
+}
+
+#[test]
 fn targets_that_straddle_pages() {
     // add rbx, imm32 across the border of NEAR and the next page, which takes turns with another one.
     let tail = NEAR + 0x1000;

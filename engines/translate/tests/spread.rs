@@ -4,12 +4,16 @@
 mod common;
 
 use ambos_random::Random;
-use ambos_vcpu::{CpuState, Engine};
+use ambos_vcpu::{Attention, CpuState, Engine, Request};
 use common::DATA;
 use common::instructions::{FREE, POINTERS, instruction, system};
 use common::place::{Place, write};
 use common::services::{self, RELOAD, SWAP};
 use iced_x86::{Encoder, Mnemonic};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Linear pages of code. The first never changes; the second is swapped with another one.
 const PAGES: [u64; 4] = [0x10_0000, 0x10_1000, 0x10_2000, 0x10_3000];
@@ -126,11 +130,13 @@ struct Kind {
     user: bool,
     /// Address spaces have identifiers.
     pcids: bool,
+    /// They run in supervisor mode, with pages of its own, where RFLAGS.AC makes a difference.
+    smap: bool,
 }
 
 /// A block at the start `number` of a page.
 fn block(random: &mut Random, page: usize, number: usize, kind: Kind) -> Place {
-    let Kind { faults, user, pcids } = kind;
+    let Kind { faults, user, pcids, smap } = kind;
     let start = PAGES[page] + STARTS[number];
     // lea eax, [rax + ..], of which programs change a byte
     let mut place = Place::of(start, &[0x8d, 0x80, 1, 0, 0, 0]);
@@ -146,6 +152,10 @@ fn block(random: &mut Random, page: usize, number: usize, kind: Kind) -> Place {
         return place;
     }
     for _ in 0..random.index(3) {
+        if smap && random.index(3) == 0 {
+            // stac, or clac
+            place.raw(&[0x0f, 0x01, random.pick(&[0xca, 0xcb])]);
+        }
         match random.index(11) {
             8 => {
                 // inc byte ptr [operand]
@@ -211,15 +221,18 @@ fn block(random: &mut Random, page: usize, number: usize, kind: Kind) -> Place {
     place
 }
 
-fn compare(faults: bool, seeds: std::ops::Range<u64>) {
+/// Compares programs; `disturbed` ones are stopped again and again.
+fn compare(faults: bool, disturbed: bool, seeds: std::ops::Range<u64>) {
     let (mut reference, reference_ram) = common::interpreter();
-    let (mut engine, ram, _) = common::translator();
+    let (mut engine, ram, attention) = common::translator();
+    let _disturber = disturbed.then(|| Disturber::new(attention));
     for ram in [&reference_ram, &ram] {
         services::install(ram, PAGES[SWAPPED], OTHER);
     }
     for seed in seeds.clone() {
         let mut random = Random::new(seed ^ 0x5eed << 32);
-        let kind = Kind { faults, user: seed % 2 == 1, pcids: seed % 3 == 1 };
+        let (user, smap) = (seed % 2 == 1, seed % 8 == 2);
+        let kind = Kind { faults, user, pcids: seed % 3 == 1, smap };
         let mut places = Vec::new();
         for page in 0..PAGES.len() {
             for (number, start) in STARTS.into_iter().enumerate() {
@@ -245,6 +258,9 @@ fn compare(faults: bool, seeds: std::ops::Range<u64>) {
         start.gpr[15] = 50 + random.next() % 3000;
         start.gpr[4] = common::STACK - 0x7f0 - 8 * (random.next() % 3);
         start.rip = PAGES[0];
+        if smap {
+            start.control.cr4 |= 1 << 21;
+        }
         if kind.pcids {
             start.control.cr3 |= 1;
             start.control.cr4 |= 1 << 17;
@@ -256,6 +272,7 @@ fn compare(faults: bool, seeds: std::ops::Range<u64>) {
             for page in PAGES.into_iter().chain([END]) {
                 services::map(ram, page + u64::from(AWAY), page);
             }
+            services::give_pages_to(ram, !smap);
             services::second_tables(ram, PAGES[SWAPPED], OTHER);
             for place in &places {
                 assert!(place.bytes.len() <= 0x280, "{:x} {:x}", place.start, place.bytes.len());
@@ -278,8 +295,35 @@ fn compare(faults: bool, seeds: std::ops::Range<u64>) {
         assert_eq!(different.filter(|_| !faults), None, "data {}", dump());
     }
     let statistics = engine.statistics();
+    assert!(!disturbed || statistics.polls > 0, "{statistics:?}");
     let programs = seeds.end - seeds.start;
     assert!(statistics.links > 6 * programs && statistics.far_misses > programs, "{statistics:?}");
+}
+
+/// A thread that keeps on asking an engine to stop.
+struct Disturber(Arc<AtomicBool>, Option<JoinHandle<()>>);
+
+impl Disturber {
+    fn new(attention: Arc<Attention>) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&over);
+        let asker = std::thread::spawn(move || {
+            while !seen.load(Ordering::Relaxed) {
+                attention.raise(Request::STOP);
+                std::thread::sleep(Duration::from_micros(20));
+            }
+        });
+        Self(over, Some(asker))
+    }
+}
+
+impl Drop for Disturber {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        if let Some(asker) = self.1.take() {
+            asker.join().unwrap();
+        }
+    }
 }
 
 fn same(got: &CpuState, want: &CpuState, faults: bool, dump: &dyn Fn() -> String) {
@@ -294,10 +338,15 @@ fn same(got: &CpuState, want: &CpuState, faults: bool, dump: &dyn Fn() -> String
 
 #[test]
 fn programs_without_faults() {
-    compare(false, 0..2000);
+    compare(false, false, 0..2000);
 }
 
 #[test]
 fn programs_with_page_faults() {
-    compare(true, 0..2000);
+    compare(true, false, 0..2000);
+}
+
+#[test]
+fn programs_that_are_stopped_again_and_again() {
+    compare(false, true, 0..400);
 }

@@ -27,6 +27,15 @@ pub(crate) fn map(ram: &GuestRam, page: u64, gpa: u64) {
     write(ram, entry_of(page), &(gpa | 0x67).to_le_bytes());
 }
 
+/// Makes all pages ones of user mode, or of the supervisor.
+pub(crate) fn give_pages_to(ram: &GuestRam, user: bool) {
+    for page in 0..512 {
+        let at = entry_of(page << 12);
+        let entry: u64 = ram.memory().read_obj(GuestAddress(at)).unwrap();
+        write(ram, at, &(entry & !4 | u64::from(user) << 2).to_le_bytes());
+    }
+}
+
 /// Makes the second tables: those as they are, with `other` in the place of a page.
 pub(crate) fn second_tables(ram: &GuestRam, page: u64, other: u64) {
     let [first, second] = ROOTS;
@@ -38,7 +47,8 @@ pub(crate) fn second_tables(ram: &GuestRam, page: u64, other: u64) {
         write(ram, second + level * 0x1000, &next.to_le_bytes());
     }
     let entry = second + 0x3000 + (page >> 12) * 8;
-    write(ram, entry, &(other | 7).to_le_bytes());
+    let before: u64 = ram.memory().read_obj(GuestAddress(entry)).unwrap();
+    write(ram, entry, &(other | before & 0xfff).to_le_bytes());
 }
 
 /// Sets up the handlers; the page that is swapped is at `swapped` first, where `other` takes turns with it.
