@@ -169,8 +169,9 @@ fn block(random: &mut Random, page: usize, number: usize, kind: Kind) -> Place {
             }
             10 if page == 0 => {
                 let [first, second] = services::ROOTS;
-                let keep = random.next() & u64::from(pcids) << 63;
-                let root = random.pick(&[first | u64::from(pcids), second | 2 * u64::from(pcids)]);
+                let keep = random.next() & (u64::from(pcids) << 63);
+                let root =
+                    random.pick(&[first | u64::from(pcids), second | (2 * u64::from(pcids))]);
                 // mov rsi, root; int
                 place.raw(&[0x48, 0xbe]);
                 place.raw(&(root | keep).to_le_bytes());

@@ -32,7 +32,7 @@ pub(crate) fn give_pages_to(ram: &GuestRam, user: bool) {
     for page in 0..512 {
         let at = entry_of(page << 12);
         let entry: u64 = ram.memory().read_obj(GuestAddress(at)).unwrap();
-        write(ram, at, &(entry & !4 | u64::from(user) << 2).to_le_bytes());
+        write(ram, at, &(entry & !4 | (u64::from(user) << 2)).to_le_bytes());
     }
 }
 
@@ -43,12 +43,12 @@ pub(crate) fn second_tables(ram: &GuestRam, page: u64, other: u64) {
     ram.memory().read_slice(&mut table, GuestAddress(first)).unwrap();
     write(ram, second, &table);
     for level in 0..3 {
-        let next = second + (level + 1) * 0x1000 | 7;
+        let next = (second + (level + 1) * 0x1000) | 7;
         write(ram, second + level * 0x1000, &next.to_le_bytes());
     }
     let entry = second + 0x3000 + (page >> 12) * 8;
     let before: u64 = ram.memory().read_obj(GuestAddress(entry)).unwrap();
-    write(ram, entry, &(other | before & 0xfff).to_le_bytes());
+    write(ram, entry, &(other | (before & 0xfff)).to_le_bytes());
 }
 
 /// Sets up the handlers; the page that is swapped is at `swapped` first, where `other` takes turns with it.
