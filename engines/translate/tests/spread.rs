@@ -6,7 +6,7 @@ mod common;
 use ambos_random::Random;
 use ambos_vcpu::{Attention, CpuState, Engine, Request};
 use common::DATA;
-use common::instructions::{FREE, POINTERS, instruction, system};
+use common::instructions::{FREE, POINTERS, instruction, memory, system};
 use common::place::{Place, write};
 use common::services::{self, RELOAD, SWAP};
 use iced_x86::{Encoder, Mnemonic};
@@ -52,6 +52,11 @@ fn body(random: &mut Random, faults: bool, user: bool, longest: usize) -> Vec<u8
                 // push [rsp+8*n]
                 code.extend([0xff, 0x74, 0x24, 8 * random.index(pushed) as u8]);
                 pushed += 1;
+            }
+            6 if random.index(2) == 0 => {
+                let memory = memory(random, faults);
+                let mut below = |limit| random.index(limit);
+                code.extend(common::x87::instruction(&mut below, memory, faults));
             }
             4 if random.index(3) == 0 => code.extend(system(random, faults, user)),
             5 => {
@@ -332,6 +337,8 @@ fn same(got: &CpuState, want: &CpuState, faults: bool, dump: &dyn Fn() -> String
     assert_eq!(got.rip, want.rip, "{}", dump());
     assert_eq!(got.gpr, want.gpr, "{:x?} {:x?} {}", got.gpr, want.gpr, dump());
     assert_eq!(got.rflags & mask, want.rflags & mask, "flags {}", dump());
+    let [seen, expected] = [got, want].map(|state| common::x87::visible(&state.vector.x87));
+    assert_eq!(seen, expected, "x87 {}", dump());
     assert_eq!(got.vector.mxcsr, want.vector.mxcsr, "{}", dump());
     assert_eq!(got.vector.zmm, want.vector.zmm, "vectors {}", dump());
     assert_eq!(got.control, want.control, "{}", dump());
