@@ -12,12 +12,7 @@ const NEAR: u64 = CODE + 0x1000;
 const OTHER: u64 = CODE + 0x2000;
 const HLT: u8 = 0xf4;
 
-/// Memory-mapped words of the code under test.
-fn places(places: &[Place]) -> Vec<Place> {
-    places.iter().map(|place| Place { bytes: place.bytes.clone(), ..*place }).collect()
-}
-
-/// Runs under both engines, in supervisor and in user mode; returns the translator's last state.
+/// Runs under both engines, in supervisor and in user mode; returns the translator's states.
 fn agree(code: &[Place], change: impl Fn(&mut CpuState)) -> Vec<CpuState> {
     let mut states = Vec::new();
     for user in [false, true] {
@@ -147,7 +142,6 @@ fn a_page_that_goes_faults() {
             let again = CODE + 0x20;
             if jump {
                 // The function returns here.
-                place.raw(&[0x50; 0]);
                 place.address_in_rax(again);
                 place.raw(&[0x50]);
                 place.jump(NEAR);
@@ -233,7 +227,7 @@ fn targets_that_straddle_pages() {
         place.raw(&[HLT]);
         let code =
             [place, Place::of(start, head), Place::of(tail, rest), Place::of(stored, &changed)];
-        agree(&places(&code), |state| {
+        agree(&code, |state| {
             counting(state);
             (state.gpr[6], state.gpr[13]) = (tail | 7, stored ^ tail);
             (state.gpr[7], state.gpr[2]) = (entry_of(tail), tail);
@@ -278,11 +272,11 @@ fn jumps_of_another_privilege_of_access_go_to_its_code() {
     // does to RFLAGS.AC behind it.
     let straddler = CODE + 0x1000 - 3;
     let mut place = Place::at(CODE);
-    // stac: the straddling code is known in the other set. mov r14d, 20
+    // stac: the straddling code is known in the other set; xor r15, r15
     let after = CODE + 0x100;
     place.raw(&[0x0f, 0x01, 0xcb, 0x4d, 0x31, 0xff]);
     place.jump(straddler);
-    // Then: clac; test r12, r12; jz straddler; stac; dec r12; jmp straddler
+    // Then: inc r15d; clac; test r12, r12; jz straddler; stac; dec r12; jmp straddler
     let mut back = Place::at(after);
     back.raw(&[0x41, 0xff, 0xc7, 0x0f, 0x01, 0xca, 0x4d, 0x85, 0xe4]);
     back.jump_if(4, straddler);
