@@ -3,9 +3,9 @@
 use crate::build::{Built, Mapped};
 use crate::emit::relative;
 use crate::far::NO_PAGE;
+use crate::numbers::PageNumbers;
 use crate::site::Sites;
 use ambos_hostcode::Arena;
-use ambos_interpret::mmu::{CODE_PAGES, SETS};
 use hashbrown::HashTable;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
@@ -30,7 +30,16 @@ pub(crate) struct Key {
     pub(crate) groups: bool,
 }
 
+/// The set of the TLB that code of a mode finds its operands in.
+fn set_of(mode: u32) -> usize {
+    (mode & 3) as usize
+}
+
 impl Key {
+    fn set(&self) -> usize {
+        set_of(self.mode)
+    }
+
     /// A hash with all bits spread.
     pub(crate) fn hash(&self) -> u64 {
         let mut hasher = FoldHasher::default();
@@ -131,7 +140,7 @@ impl Block {
 
     /// The set of the TLB that it belongs to.
     pub(crate) fn set(&self) -> usize {
-        (self.key.mode & 3) as usize
+        self.key.set()
     }
 
     /// Entry from a later place in the same page: looks whether something wants attention.
@@ -172,18 +181,17 @@ impl Page {
 }
 
 impl Page {
-    /// The page's number for code like that of `key`: a new one after `last`, or none if there is none left.
-    fn number(&mut self, key: Key, last: &mut u16) -> u16 {
+    /// The page's number for code like that of `key`, if one is left.
+    fn number(&mut self, key: Key, numbers: &mut PageNumbers) -> u16 {
         let known = |&&(linear, mode, _): &&_| (linear, mode) == (key.linear_page, key.mode);
         if let Some(&(_, _, number)) = self.numbers.iter().find(known) {
             return number;
         }
-        if usize::from(*last) + 1 >= CODE_PAGES {
-            return NO_PAGE;
+        let number = numbers.take(key.set());
+        if number != NO_PAGE {
+            self.numbers.push((key.linear_page, key.mode, number));
         }
-        *last += 1;
-        self.numbers.push((key.linear_page, key.mode, *last));
-        *last
+        number
     }
 }
 
@@ -199,12 +207,8 @@ pub(crate) struct Cache {
     map: Vec<Mapped>,
     pub(crate) sites: Sites,
     pages: Map<usize, Page>,
-    /// How many pages of code of each set have got numbers.
-    numbered: [u16; SETS],
+    pub(crate) numbers: PageNumbers,
 }
-
-/// Numbers that are left for pages to which jumps lead that were translated before.
-const NUMBERS_LEFT: u16 = 512;
 
 impl Cache {
     /// No blocks, in a code cache at `base`.
@@ -294,8 +298,7 @@ impl Cache {
             let page = self.pages.entry(ram_page).or_insert_with(|| Page::new(version));
             page.blocks.push(number);
             if key.tail == 0 && key.groups {
-                let numbered = &mut self.numbered[(key.mode & 3) as usize % SETS];
-                let code_page = page.number(key, numbered);
+                let code_page = page.number(key, &mut self.numbers);
                 self.blocks[number as usize].code_page = code_page;
             }
         }
@@ -332,11 +335,6 @@ impl Cache {
         self.sites.operand_at(block.sites(), ready)
     }
 
-    /// Whether pages of a set can get numbers for some time.
-    pub(crate) fn has_numbers(&self, set: usize) -> bool {
-        self.numbered.get(set).is_some_and(|&last| usize::from(last + NUMBERS_LEFT) < CODE_PAGES)
-    }
-
     /// Drops the blocks of a page; returns how many, and the numbers that it had in which sets. Jumps to them
     /// from outside the page must be dropped as well.
     pub(crate) fn invalidate(
@@ -366,7 +364,7 @@ impl Cache {
             }
         }
         let numbers = page.numbers.into_iter();
-        (page.blocks.len() as u64, numbers.map(|(_, mode, number)| ((mode & 3) as usize, number)))
+        (page.blocks.len() as u64, numbers.map(|(_, mode, number)| (set_of(mode), number)))
     }
 
     /// The pages whose code version is not `version` of them any more.

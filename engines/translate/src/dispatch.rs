@@ -329,7 +329,7 @@ impl Translator {
                 narrow: !self.head.cpu.is_64bit(),
                 unlimited: unlimited(&self.head.cpu),
                 groups: key.groups,
-                links: !self.options.apart && self.cache.has_numbers(self.head.cpu.mmu_index),
+                links: !self.options.apart && self.cache.numbers.has_left(self.head.cpu.mmu_index),
                 likely: &likely,
                 apart: self.options.apart,
             };
@@ -381,7 +381,7 @@ impl Translator {
     }
 
     /// Drops all translated code.
-    fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         self.statistics.flushes += 1;
         self.cache.clear(self.arena.start() as u64);
         self.arena.truncate(self.stubs_size);
@@ -393,6 +393,7 @@ impl Translator {
         let (dropped, numbers) = self.cache.invalidate(&mut self.arena, ram_page);
         for (set, number) in numbers {
             self.head.cpu.tlb.forget_code_page(set, number);
+            self.unlink_far(set, number);
         }
         // Jump caches may go on leading to them: their entries lead out.
         self.statistics.invalidated += dropped;

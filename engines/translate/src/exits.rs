@@ -130,7 +130,9 @@ impl Translator {
                 if self.statistics.flushes == flushes && !self.cache.blocks[block as usize].stale {
                     let site = number.unwrap_or_default() as u32;
                     let jump = FarJump { site, block, page_patch, jump_patch, linear: target };
-                    self.link_far(jump, found);
+                    if !self.link_far(jump, found) {
+                        return Next::Boundary;
+                    }
                 }
                 Next::Continue(entry)
             }

@@ -5,7 +5,7 @@
 //! jump compares that with the address it is about to go to: if they agree, what is there is what it was linked to.
 //! If not it leaves, the page is found, and the comparison holds until the translation of the page is dropped.
 //!
-//! A page that is written to gets another number when it is translated again; jumps to it are then linked anew.
+//! When a page is written to, the jumps that are linked to it are unlinked, and its number may become another page's.
 
 use crate::build::{Builder, ColdKind};
 use crate::dispatch::Translator;
@@ -95,16 +95,33 @@ pub(crate) struct FarJump {
 
 impl Translator {
     /// Links a jump to the block `found`, or has it look into the jump cache from now on if that has no number.
-    pub(crate) fn link_far(&mut self, jump: FarJump, found: u32) {
+    /// `false` if so many are linked that all code has been dropped.
+    pub(crate) fn link_far(&mut self, jump: FarJump, found: u32) -> bool {
         let next = &self.cache.blocks[found as usize];
+        let (set, far) = (next.set(), next.far());
         let Some(number) = next.code_page() else {
             self.detour(jump);
-            return;
+            return true;
         };
+        let offset = (jump.page_patch - self.arena.start() as u64) as u32;
+        if !self.cache.numbers.note_link(set, number, offset) {
+            self.flush();
+            return false;
+        }
         self.statistics.links += 1;
-        let place = self.sets[next.set()].code_page(number);
+        let place = self.sets[set].code_page(number);
         self.arena.patch(jump.page_patch as usize, &place.to_le_bytes());
-        self.arena.patch(jump.jump_patch as usize, &relative(jump.jump_patch, next.far()));
+        self.arena.patch(jump.jump_patch as usize, &relative(jump.jump_patch, far));
+        true
+    }
+
+    /// Takes a page's number back: the jumps that are linked to it leave from now on. Some may be linked to another
+    /// page by now, and will be so again.
+    pub(crate) fn unlink_far(&mut self, set: usize, number: u16) {
+        let unknown = self.sets[set].code_page(NO_PAGE).to_le_bytes();
+        for offset in self.cache.numbers.give_back(set, number) {
+            self.arena.patch(self.arena.start() + offset as usize, &unknown);
+        }
     }
 
     /// Lets a jump that cannot be linked look into the jump cache instead of leaving each time.

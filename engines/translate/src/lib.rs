@@ -48,6 +48,7 @@ mod layout;
 mod liveness;
 mod memory;
 mod native;
+mod numbers;
 mod options;
 mod perf_map;
 mod plan;

@@ -180,9 +180,8 @@ fn code_of_another_page_that_is_written_runs_as_written() {
 }
 
 #[test]
-fn numbers_of_pages_run_out() {
-    // The function changes so often that its page can get no more numbers; what is translated then looks into
-    // the jump cache.
+fn numbers_of_pages_come_back() {
+    // The function changes more often than there are numbers for its page.
     let mut code = functions();
     let mut first = calls(&[0xfe, 0x07]);
     first.bytes.pop();
