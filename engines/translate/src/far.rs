@@ -103,14 +103,18 @@ impl Translator {
             self.detour(jump);
             return true;
         };
+        let place = self.sets[set].code_page(number).to_le_bytes();
+        if self.arena.bytes(jump.page_patch as usize, place.len()).is_some_and(|now| now == place) {
+            // The page was only to be found again.
+            return true;
+        }
         let offset = (jump.page_patch - self.arena.start() as u64) as u32;
         if !self.cache.numbers.note_link(set, number, offset) {
             self.flush();
             return false;
         }
         self.statistics.links += 1;
-        let place = self.sets[set].code_page(number);
-        self.arena.patch(jump.page_patch as usize, &place.to_le_bytes());
+        self.arena.patch(jump.page_patch as usize, &place);
         self.arena.patch(jump.jump_patch as usize, &relative(jump.jump_patch, far));
         true
     }
