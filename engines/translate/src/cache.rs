@@ -178,9 +178,7 @@ impl Page {
     fn new(version: u32) -> Self {
         Self { version, blocks: Vec::new(), places: Vec::new(), numbers: Vec::new() }
     }
-}
 
-impl Page {
     /// The page's number for code like that of `key`, if one is left.
     fn number(&mut self, key: Key, numbers: &mut PageNumbers) -> u16 {
         let known = |&&(linear, mode, _): &&_| (linear, mode) == (key.linear_page, key.mode);
