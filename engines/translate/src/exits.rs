@@ -91,40 +91,22 @@ impl Translator {
                 self.statistics.indirect_misses += 1;
                 self.take_flags_from(true);
                 let target = self.head.slots.scratch[0];
-                if !is_canonical(target) {
-                    // The instruction must fault: run it again.
-                    let rsp = &mut self.head.cpu.native.gpr[gpr::RSP];
-                    *rsp = rsp.wrapping_sub(i64::from(stack) as u64);
-                    return self.interpret_at(platform, base.wrapping_add(u64::from(offset)));
-                }
-                self.head.cpu.native.gpr[RIP] = target;
-                self.run.left = true;
-                if self.options.apart || !self.undisturbed() {
-                    return Next::Boundary;
-                }
-                self.keep_current();
-                match self.find(platform) {
-                    Some(found) => Next::Continue(self.enter_from_anywhere(found)),
-                    None => Next::Boundary,
+                let rip = base.wrapping_add(u64::from(offset));
+                match self.arrive(platform, rip, target, stack) {
+                    Ok(found) => Next::Continue(self.enter_from_anywhere(found)),
+                    Err(next) => next,
                 }
             }
             Kind::Far { page_patch, jump_patch, target, stack } => {
                 self.statistics.far_misses += 1;
                 self.take_flags_from(true);
                 let target = base.wrapping_add(i64::from(target) as u64);
-                if !is_canonical(target) {
-                    let rsp = &mut self.head.cpu.native.gpr[gpr::RSP];
-                    *rsp = rsp.wrapping_sub(i64::from(stack) as u64);
-                    return self.interpret_at(platform, base.wrapping_add(u64::from(offset)));
-                }
-                self.head.cpu.native.gpr[RIP] = target;
-                self.run.left = true;
-                if self.options.apart || !self.undisturbed() {
-                    return Next::Boundary;
-                }
-                self.keep_current();
+                let rip = base.wrapping_add(u64::from(offset));
                 let flushes = self.statistics.flushes;
-                let Some(found) = self.find(platform) else { return Next::Boundary };
+                let found = match self.arrive(platform, rip, target, stack.into()) {
+                    Ok(found) => found,
+                    Err(next) => return next,
+                };
                 let entry = self.enter_from_anywhere(found);
                 // Translation may have flushed everything, and the page's code may have changed.
                 if self.statistics.flushes == flushes && !self.cache.blocks[block as usize].stale {
@@ -223,6 +205,33 @@ impl Translator {
                 }
             }
         }
+    }
+
+    /// The block at `target`, where the jump at `rip`, which added `stack` to the stack pointer, leads.
+    ///
+    /// # Errors
+    ///
+    /// How to go on if translated code does not go on there.
+    fn arrive(
+        &mut self,
+        platform: &mut dyn Platform,
+        rip: u64,
+        target: u64,
+        stack: i32,
+    ) -> Result<u32, Next> {
+        if !is_canonical(target) {
+            // The instruction must fault: run it again.
+            let rsp = &mut self.head.cpu.native.gpr[gpr::RSP];
+            *rsp = rsp.wrapping_sub(i64::from(stack) as u64);
+            return Err(self.interpret_at(platform, rip));
+        }
+        self.head.cpu.native.gpr[RIP] = target;
+        self.run.left = true;
+        if self.options.apart || !self.undisturbed() {
+            return Err(Next::Boundary);
+        }
+        self.keep_current();
+        self.find(platform).ok_or(Next::Boundary)
     }
 
     /// Takes the flags from where an exit left them: in memory for it, or kept in memory before.
