@@ -18,11 +18,12 @@
 //! The slots that were used are listed, so that emptying a cache costs what was in it.
 
 mod bank;
+mod code_pages;
 mod fetches;
 mod writers;
 
 use ambos_hostcode::{ArenaError, Windows};
-use bank::{Cache, LISTED, NO_PAGE};
+use bank::{Cache, LISTED};
 use fetches::Fetches;
 use std::mem::size_of;
 use std::sync::Arc;
@@ -174,7 +175,7 @@ impl Tlb {
         };
         for bank in 0..BANKS {
             for set in &mut tlb.bank_mut(bank).sets {
-                set.code_pages.fill(NO_PAGE);
+                set.code_pages.fill(bank::NO_PAGE);
                 // Zero is an empty entry everywhere else.
                 for cache in Cache::ALL {
                     for level in set.levels_mut(cache) {
@@ -372,51 +373,6 @@ impl Tlb {
             self.enter(set, Cache::Jumps, Entry { key: linear, value: code });
             if let Some(number) = code_page {
                 self.set_code_page(set, number, linear & !0xfff);
-            }
-        }
-    }
-
-    fn set_code_page(&mut self, set: usize, number: u16, page: u64) {
-        let current = self.current;
-        let pages = &mut self.bank_mut(current).sets[set].code_pages;
-        let Some(place) = pages.get_mut(usize::from(number)) else { return };
-        if std::mem::replace(place, page) == NO_PAGE {
-            self.banks[current].code_pages[set].push(number);
-        }
-    }
-
-    /// Forgets the pages of code of one set of a bank that `drop` says so of.
-    fn drop_code_pages(&mut self, bank: usize, set: usize, drop: impl Fn(u64) -> bool) {
-        let mut known = std::mem::take(&mut self.banks[bank].code_pages[set]);
-        let pages = &mut self.bank_mut(bank).sets[set].code_pages;
-        known.retain(|&number| {
-            let place = &mut pages[usize::from(number)];
-            let gone = drop(*place);
-            if gone {
-                *place = NO_PAGE;
-            }
-            !gone
-        });
-        self.banks[bank].code_pages[set] = known;
-    }
-
-    /// Forgets a page of code in all banks.
-    pub fn forget_code_page(&mut self, set: usize, number: u16) {
-        for bank in 0..BANKS {
-            let known = &mut self.banks[bank].code_pages[set];
-            if let Some(index) = known.iter().position(|&other| other == number) {
-                known.swap_remove(index);
-                self.bank_mut(bank).sets[set].code_pages[usize::from(number)] = NO_PAGE;
-            }
-        }
-    }
-
-    /// Sets the generated code for the address that the barred slot of jump caches' first levels has. That slot
-    /// has no other: generated code looks there, whatever the address, when it is to look up.
-    pub fn bar_jumps(&mut self, code: usize) {
-        for bank in 0..BANKS {
-            for set in &mut self.bank_mut(bank).sets {
-                set.jumps[0].value = code;
             }
         }
     }
