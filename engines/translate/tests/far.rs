@@ -18,10 +18,7 @@ fn agree(code: &[Place], change: impl Fn(&mut CpuState)) -> Vec<CpuState> {
     for user in [false, true] {
         let (mut reference, reference_ram) = common::interpreter();
         let (mut engine, ram, _) = common::translator();
-        let mut start = common::state();
-        if user {
-            services::to_user(&mut start);
-        }
+        let mut start = services::start(user);
         change(&mut start);
         for ram in [&reference_ram, &ram] {
             services::install(ram, NEAR, OTHER);
@@ -314,10 +311,7 @@ fn code_that_runs_out_of_canonical_addresses_runs_once() {
     for user in [false, true] {
         let (mut reference, reference_ram) = common::interpreter();
         let (mut engine, ram, _) = common::translator();
-        let mut start = common::state();
-        if user {
-            services::to_user(&mut start);
-        }
+        let mut start = services::start(user);
         start.gpr[3] = 0;
         // add rbx, 1 ends it
         start.rip = last + 0xffc - 0x40;

@@ -85,6 +85,15 @@ pub(crate) fn install(ram: &GuestRam, swapped: u64, other: u64) {
     }
 }
 
+/// The state that programs begin in, of supervisor or of user mode.
+pub(crate) fn start(user: bool) -> CpuState {
+    let mut state = super::state();
+    if user {
+        to_user(&mut state);
+    }
+    state
+}
+
 /// Makes a state one of user mode.
 pub(crate) fn to_user(state: &mut CpuState) {
     state.segments.cs.attributes |= 0x60;
