@@ -2,7 +2,8 @@
 //!
 //! The probe needs the operand's linear address in one scratch register and a second one to work
 //! with. It leaves the offset in the page in the first and the host address of the page in the
-//! second, so that `[first + second]` is the operand; for a group of operands their sum in the first. The comparison covers the page and
+//! second, so that `[first + second]` is the operand; for a group of operands, their sum in the first. The
+//! comparison covers the page and
 //! that the operand does not cross into the next one: of the exclusive or of address and tag nothing may
 //! remain but an offset that leaves room for the operand.
 
