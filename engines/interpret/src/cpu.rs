@@ -12,7 +12,7 @@ use ambos_vcpu::{
     VectorState,
 };
 use ambos_x86::segment::attr;
-use ambos_x86::{Cr0, Cr4, Efer, RFlags};
+use ambos_x86::{Cr0, Cr4, Efer, RFlags, paging};
 use std::sync::Arc;
 
 /// Index of the register that always reads as zero: the base or index of operands that have none.
@@ -210,6 +210,12 @@ impl Cpu {
     pub fn load_state(&mut self, state: &CpuState) {
         self.assign(state);
         self.tlb.flush_all();
+        if !self.supervised.on {
+            // What is cached from now on is of this address space, not of the one before.
+            let pcids = self.cr4().contains(Cr4::PCIDE);
+            let pcid = if pcids { self.control.cr3 & paging::CR3_PCID } else { 0 };
+            self.tlb.switch(pcid as u16);
+        }
         self.blocks.clear();
     }
 
@@ -378,5 +384,27 @@ impl Cpu {
             32 => rip & 0xffff_ffff,
             _ => rip & 0xffff,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_state_caches_nothing_for_the_address_space_of_the_one_before() {
+        let ram = Arc::new(GuestRam::new(1 << 20).unwrap());
+        let mut cpu = Cpu::new(ram, Arc::new(Attention::default())).unwrap();
+        let mut state = CpuState::reset();
+        state.control.cr4 = Cr4::PCIDE.bits();
+        for space in [6, 1] {
+            state.control.cr3 = 0x1000 | space;
+            cpu.load_state(&state);
+        }
+        cpu.tlb.insert(Tlb::USER, false, false, 0x5000, 0x10_0000);
+        cpu.tlb.switch(6);
+        assert_eq!(cpu.tlb.lookup_read(Tlb::USER, 0x5000), None);
+        cpu.tlb.switch(1);
+        assert!(cpu.tlb.lookup_read(Tlb::USER, 0x5000).is_some());
     }
 }

@@ -5,6 +5,7 @@ use crate::build::{Builder, Done};
 use crate::emit::{Mem, reg};
 use crate::layout;
 use crate::memory::Operand;
+use crate::plan::Address;
 use crate::scratch::home_of;
 use iced_x86::{Instruction, Mnemonic};
 
@@ -23,7 +24,12 @@ impl Builder<'_> {
             Mnemonic::Btc => 0xbb,
             _ => return Done::Refused,
         };
-        if !self.linear(instruction, reg::R10, reg::R11) {
+        let Some(address) = Address::of(instruction) else { return Done::Refused };
+        if address.narrow && address.segment.is_some() && !self.source.narrow {
+            // The sum is cut off before the segment's base is added.
+            return Done::Refused;
+        }
+        if !self.compute(address, reg::R10, reg::R11) {
             return Done::Refused;
         }
         // The operand's number, signed, counted from the one that is named. The index of a bit takes 4 to
@@ -53,6 +59,10 @@ impl Builder<'_> {
         self.code.sarx(reg::R11, wide, reg::RCX);
         self.code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
         self.code.lea(reg::R10, Mem::Scaled(reg::R10, reg::R11, shift));
+        if address.narrow {
+            // mov r10d, r10d
+            self.code.raw(&[0x45, 0x89, 0xd2]);
+        }
         let write = opcode != 0xa3;
         self.probe(reg::R10, reg::R11, Operand { size, write, flags_live });
         self.code.lea(reg::R10, Mem::Sum(reg::R10, reg::R11));
