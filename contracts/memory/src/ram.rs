@@ -166,6 +166,14 @@ impl GuestRam {
         offset.map(FileOffset::file)
     }
 
+    /// Where in the file a host address of RAM lies; `None` for others.
+    pub fn file_offset(&self, host: usize) -> Option<u64> {
+        self.regions.iter().find_map(|region| {
+            let offset = host.wrapping_sub(region.hva) as u64;
+            (offset < region.size).then_some(((region.first_page as u64) << 12) + offset)
+        })
+    }
+
     /// Takes storage away from the memory file; whether that was possible.
     pub(crate) fn punch(&self, offset: u64, length: u64) -> bool {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -197,6 +205,15 @@ fn memory_file(size: u64) -> std::io::Result<File> {
 mod tests {
     use super::*;
     use vm_memory::Bytes;
+
+    #[test]
+    fn host_addresses_lie_where_the_file_has_them() {
+        let ram = GuestRam::new(PCI_HOLE_START + 0x2000).unwrap();
+        let offset = |gpa| ram.file_offset(ram.host_page(gpa).unwrap().0 + 8);
+        assert_eq!(offset(0x5000), Some(0x5008));
+        assert_eq!(offset(PCI_HOLE_END + 0x1000), Some(PCI_HOLE_START + 0x1008));
+        assert_eq!(ram.file_offset(0), None);
+    }
 
     #[test]
     fn devices_and_engines_see_the_same_bytes() {

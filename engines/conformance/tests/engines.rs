@@ -32,3 +32,15 @@ fn the_translator_conforms() {
         Translator::new(ram, attention, eager).unwrap()
     });
 }
+
+#[test]
+fn the_translator_conforms_with_views() {
+    all_pass(|ram, attention| {
+        let options = ambos_translate::Options {
+            threshold: 0,
+            views: ambos_translate::Views::Always,
+            ..Default::default()
+        };
+        Translator::new(ram, attention, options).unwrap()
+    });
+}

@@ -2,7 +2,7 @@
 
 use ambos_difftest::{Options, Report, run_blocks, run_single};
 use ambos_interpret::Cpu;
-use ambos_translate::Translator;
+use ambos_translate::{Translator, Views};
 
 fn judge(options: &Options, report: &Report) {
     println!("seed {}: {report}", options.seed);
@@ -45,4 +45,26 @@ fn the_translator_executes_blocks_as_the_processor_does() {
         Translator::new(ram, attention, eager).unwrap()
     });
     judge(&options, &report.unwrap());
+}
+
+/// One whose operands are reached through views.
+fn viewing(
+    ram: std::sync::Arc<ambos_memory::GuestRam>,
+    attention: std::sync::Arc<ambos_vcpu::Attention>,
+) -> Translator {
+    let options =
+        ambos_translate::Options { threshold: 0, views: Views::Always, ..Default::default() };
+    Translator::new(ram, attention, options).unwrap()
+}
+
+#[test]
+fn views_execute_single_instructions_as_the_processor_does() {
+    let options = Options { cases: 0..100_000, seed: 20_250_105, filter: None };
+    judge(&options, &run_single(&options, viewing).unwrap());
+}
+
+#[test]
+fn views_execute_blocks_as_the_processor_does() {
+    let options = Options { cases: 0..20_000, seed: 20_250_106, filter: None };
+    judge(&options, &run_blocks(&options, false, viewing).unwrap());
 }

@@ -16,6 +16,7 @@ use crate::scratch::Scratch;
 use crate::site::{Kind, Site};
 use crate::statistics::Statistics;
 use crate::stubs::Stubs;
+use crate::views::ViewSite;
 use ambos_interpret::Cpu;
 use ambos_interpret::decode;
 use ambos_interpret::mmu::SETS;
@@ -42,11 +43,19 @@ pub(crate) struct Source<'a> {
     pub(crate) unlimited: [bool; 2],
     /// Whether operands may share probes.
     pub(crate) groups: bool,
+    /// Whether operands are reached through views.
+    pub(crate) views: bool,
+    /// All that is seen is at one distance.
+    pub(crate) even: bool,
+    /// Address of the start of the code cache.
+    pub(crate) code: u64,
     /// Whether jumps to other pages may be linked.
     pub(crate) links: bool,
     /// Whether a conditional jump is likely to be taken, from the offsets of where it then leads and of the next
     /// instruction.
     pub(crate) likely: &'a dyn Fn(u16, u16) -> bool,
+    /// Offsets of the instructions of a block for the same place, which this one is to follow.
+    pub(crate) path: &'a [u16],
     /// Whether the block runs apart from others: see [`crate::Options::apart`].
     pub(crate) apart: bool,
 }
@@ -80,6 +89,8 @@ pub(crate) struct Built {
     pub(crate) leave_far: u64,
     /// The places where it leaves.
     pub(crate) sites: Vec<Site>,
+    /// The accesses to what is seen.
+    pub(crate) views: Vec<ViewSite>,
     /// Its instructions.
     pub(crate) map: Vec<Mapped>,
     /// Flags needed after the last one, if that is known from code beyond it.
@@ -105,6 +116,8 @@ pub(crate) enum ColdKind {
     Leave,
     /// It looks into the second level of the TLB.
     Probe(ColdProbe),
+    /// It takes the distance of the region whose number is in a register.
+    View { to: u8, distances: i32, ready: u64 },
     /// It looks into the second level of a set's jump cache, for the address in R10 or the one given.
     Jump(usize, Option<u64>),
 }
@@ -153,6 +166,8 @@ pub(crate) struct Builder<'a> {
     /// Where the guest's arithmetic flags are, and which of them are needed after the current instruction.
     pub(crate) flags: FlagsIn,
     pub(crate) live_after: u32,
+    /// The current instruction's operands are reached through views.
+    pub(crate) viewing: bool,
     /// Probes leave the guest's flags in the host's.
     pub(crate) eager_flags: bool,
     /// The host holds the guest's x87 state.
@@ -226,6 +241,7 @@ pub(crate) fn build(
         next_action: None,
         flags: FlagsIn::Host,
         live_after: liveness::ALL,
+        viewing: false,
         eager_flags: false,
         stack_behind: 0,
         next_in_r10: false,
@@ -235,7 +251,13 @@ pub(crate) fn build(
     let needed = builder.live(&instructions);
     if source.groups && !straddling && !source.narrow {
         let page = builder.page_base();
-        builder.plan = Plan::new(&instructions, &needed, page, &mut builder.info);
+        builder.plan = match source.views {
+            true => {
+                let sees = |instruction: &Instruction, action| source.sees(instruction, action);
+                Plan::for_views(&instructions, page, sees, &mut builder.info)
+            }
+            false => Plan::new(&instructions, &needed, page, &mut builder.info),
+        };
     }
     builder.head(&instructions, &needed);
     let mut ended = false;
@@ -362,6 +384,7 @@ impl Builder<'_> {
         });
         self.built.instructions += 1;
         self.built.guest_bytes += instruction.len() as u32;
+        self.viewing = self.plan.sees(self.index);
         let first_site = self.built.sites.len();
         if !self.may_be_behind(instruction, action) {
             self.move_stack();
@@ -377,10 +400,13 @@ impl Builder<'_> {
             self.built.sites.len(),
             self.x87_held,
             self.stack_behind,
+            self.built.views.len(),
         );
         let done = match self.attempt(instruction, action, live != 0) {
             Done::Refused => {
-                let (bytes, flags, scratch, colds, fars, sites, x87_held, stack_behind) = before;
+                let (bytes, flags, scratch, colds, fars, sites, x87_held, stack_behind, views) =
+                    before;
+                self.built.views.truncate(views);
                 self.code.bytes.truncate(bytes);
                 self.flags = flags;
                 self.scratch = scratch;
@@ -549,6 +575,10 @@ impl Builder<'_> {
             self.cold.bind(displacement, here);
             match kind {
                 ColdKind::Leave => self.leave_at(site),
+                ColdKind::View { to, distances, ready } => {
+                    self.code.load(to, Mem::GsTable(to, distances));
+                    self.code.jump(ready);
+                }
                 ColdKind::Probe(probe) => self.cold_probe(site, probe),
                 ColdKind::Jump(set, known) => {
                     if let Some(linear) = known {

@@ -5,6 +5,7 @@ use crate::emit::relative;
 use crate::far::NO_PAGE;
 use crate::numbers::PageNumbers;
 use crate::site::Sites;
+use crate::views::{ViewSite, ViewState};
 use ambos_hostcode::Arena;
 use hashbrown::HashTable;
 use std::collections::HashMap;
@@ -204,6 +205,9 @@ pub(crate) struct Cache {
     /// Where the instructions of all blocks are.
     map: Vec<Mapped>,
     pub(crate) sites: Sites,
+    /// Accesses to what is seen, by address; that of the code cache.
+    views: Vec<ViewSite>,
+    base: u64,
     pages: Map<usize, Page>,
     pub(crate) numbers: PageNumbers,
 }
@@ -211,7 +215,7 @@ pub(crate) struct Cache {
 impl Cache {
     /// No blocks, in a code cache at `base`.
     pub(crate) fn new(base: u64) -> Self {
-        Self { sites: Sites::new(base), ..Self::default() }
+        Self { sites: Sites::new(base), base, ..Self::default() }
     }
 
     /// What is known of `key`.
@@ -292,6 +296,7 @@ impl Cache {
         });
         built.sites.into_iter().for_each(|site| self.sites.push(site));
         self.map.extend(built.map);
+        self.views.extend(built.views);
         for &(ram_page, version) in pages {
             let page = self.pages.entry(ram_page).or_insert_with(|| Page::new(version));
             page.blocks.push(number);
@@ -325,6 +330,13 @@ impl Cache {
     pub(crate) fn block_at(&self, pc: u64) -> Option<u32> {
         let index = self.blocks.partition_point(|block| block.start <= pc).checked_sub(1)?;
         (pc < self.blocks[index].end()).then_some(index as u32)
+    }
+
+    /// Where the guest's state is while the access at host address `pc` to what is seen runs; `None` if that is none.
+    pub(crate) fn view_state(&self, pc: u64) -> Option<ViewState> {
+        let code = u32::try_from(pc.checked_sub(self.base)?).ok()?;
+        let index = self.views.binary_search_by_key(&code, |site| site.code).ok()?;
+        Some(self.views.get(index)?.state)
     }
 
     /// Number of the site of the memory operand that goes on at `ready` with what the TLB has.

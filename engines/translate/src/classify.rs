@@ -307,3 +307,10 @@ pub(crate) fn class(instruction: &Instruction) -> Class {
         _ => class_of(instruction),
     }
 }
+
+/// Whether the host may raise an exception at a copied instruction, be its memory operand at hand.
+pub(crate) fn raises(instruction: &Instruction) -> bool {
+    // The last one does so if its operand is not aligned.
+    class(instruction) != Class::General
+        || matches!(instruction.mnemonic(), M::Div | M::Idiv | M::Cmpxchg16b)
+}

@@ -1,14 +1,13 @@
 //! Instructions that are copied, their memory operands rewritten.
 
 use crate::build::{Builder, Done};
-use crate::classify::class;
+use crate::classify::{class, raises};
 use crate::emit::{Mem, reg};
 use crate::layout;
 use crate::memory::Operand;
-use crate::plan::{Member, Slot, writes_memory};
+use crate::plan::{Address, GroupKind, Member, Slot, writes_memory};
 use crate::scratch::home_of;
-use ambos_interpret::exec::native::Class;
-use iced_x86::{Instruction, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{Instruction, OpAccess, OpKind, Register};
 
 /// Whether an operand is AH, CH, DH or BH, which no instruction with a REX prefix can name.
 pub(crate) fn names_high_byte(instruction: &Instruction) -> bool {
@@ -84,8 +83,11 @@ impl Builder<'_> {
             return Done::Refused;
         }
         self.hold_x87(class, flags_live);
-        let may_fault = class != Class::General
-            || matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv);
+        let raises = raises(instruction);
+        // Of an access to what is seen it is noted where the state is.
+        let in_memory =
+            (0..instruction.op_count()).any(|index| instruction.op_kind(index) == OpKind::Memory);
+        let may_fault = raises && !(in_memory && self.viewing);
         let memory =
             (0..instruction.op_count()).find(|&index| instruction.op_kind(index) == OpKind::Memory);
         let homed = self.homed(instruction);
@@ -103,14 +105,21 @@ impl Builder<'_> {
             return Done::Next;
         };
         if let Some(member) = self.member(Slot::Operand) {
-            return self.copy_member(instruction, homed, member, may_fault);
+            if !self.viewing {
+                return self.copy_member(instruction, homed, member, may_fault);
+            }
+            if let Some(done) = self.copy_seen(instruction, homed, member) {
+                return done;
+            }
         }
         let size = instruction.memory_size().size();
         let write = writes_memory(self.info.info(instruction).op_access(memory));
         let operand = Operand { size, write, flags_live };
         let Homed { named, written, .. } = homed;
         if named == [true, true] || names_high_byte(instruction) {
-            return self.copy_through_displaced(instruction, operand, homed, may_fault);
+            // A register of the guest's is in use: it must not fault.
+            self.viewing = false;
+            return self.copy_through_displaced(instruction, operand, homed, raises);
         }
         let (first, second, home) = match named {
             [true, _] => (reg::R11, reg::R10, Some(0)),
@@ -120,6 +129,7 @@ impl Builder<'_> {
         if !self.locate(instruction, first, second, operand) {
             return Done::Refused;
         }
+        let state = self.view_state();
         let mut copy = with_base(instruction, iced(first), 0);
         match home {
             Some(home) => {
@@ -134,7 +144,55 @@ impl Builder<'_> {
             None => copy.set_memory_index(iced(second)),
         }
         self.prepare_flags(instruction, may_fault, None);
+        self.note_access_with(state);
         if self.code.instruction(&copy) { Done::Next } else { Done::Refused }
+    }
+
+    /// A copy whose operand is seen, through the pointer that the guest has; `None`, with nothing lost, if there are
+    /// too few registers for that.
+    fn copy_seen(
+        &mut self,
+        instruction: &Instruction,
+        homed: Homed,
+        member: Member,
+    ) -> Option<Done> {
+        let address = Address::of(instruction)?;
+        let home = (0..2).find(|&home| homed.named[home]);
+        let by_pointer = matches!(self.plan.groups[member.group].kind, GroupKind::Distance(_));
+        if by_pointer
+            && let (Some(home), Some(pointer)) = (home, home_of(address.base))
+            && home != pointer
+        {
+            return None;
+        }
+        if let Some(home) = home
+            && (!homed.written[home] || self.reads_operand(instruction, home))
+        {
+            self.need(home);
+        }
+        let place = (address.base, address.displacement as i32);
+        let (base, index, displacement) = match self.reach_view(member, place, home) {
+            Mem::SumAt(base, index, displacement) => (base, iced(index), displacement),
+            Mem::Base(base, displacement) => (base, Register::None, displacement),
+            _ => return None,
+        };
+        let state = self.view_state();
+        if let Some(home) = home {
+            self.release(home);
+        }
+        self.prepare_flags(instruction, false, self.idle());
+        let mut copy = with_base(instruction, iced(base), displacement);
+        copy.set_memory_index(index);
+        self.note_access_with(state);
+        if !self.code.instruction(&copy) {
+            return Some(Done::Refused);
+        }
+        if let Some(home) = home
+            && homed.written[home]
+        {
+            self.written(home);
+        }
+        Some(Done::Next)
     }
 
     /// A copy whose operand is in a group.
@@ -154,6 +212,8 @@ impl Builder<'_> {
         if may_fault {
             self.flush();
         }
+        // What the group has found is where members are relative to.
+        self.failed |= !matches!(self.plan.groups[member.group].kind, GroupKind::Page(_));
         let base = self.hold(member.group, home);
         if let Some(home) = home {
             self.release(home);

@@ -7,12 +7,13 @@ use crate::cold::ColdPlaces;
 use crate::compat::{is_flat32, unlimited};
 use crate::counts;
 use crate::emit::Code;
-use crate::exits::Next;
+use crate::exits::{Filled, Next};
 use crate::layout::{Head, SetLayout, Slots};
 use crate::native::SharedHead;
 use crate::options::{Options, TranslatorError};
 use crate::perf_map::PerfMap;
 use crate::second;
+use crate::spaces::{Spaces, Views};
 use crate::statistics::Statistics;
 use crate::stubs::{self, Stubs};
 use ambos_hostcode::arena::Region;
@@ -23,7 +24,7 @@ use ambos_interpret::blocks::BlockCache;
 use ambos_interpret::cpu::RIP;
 use ambos_interpret::exec::native::Class;
 use ambos_interpret::fetch::CodePage;
-use ambos_interpret::mmu::{BANKS, Bank, SETS, Tlb};
+use ambos_interpret::mmu::{BANK_WINDOW, BANKS, GUARD_MASK, SETS, Tlb, VIEW_MASK};
 use ambos_memory::{GuestRam, PageFlags};
 use ambos_vcpu::{Attention, CpuState, Engine, Platform, Request, Stop};
 use ambos_x86::{Cr4, Efer, gpr, xstate};
@@ -33,6 +34,11 @@ use std::sync::Arc;
 /// Bytes of the code cache for each site that may be kept. What is known of sites and their blocks takes about
 /// as much memory as half of that, and must not outgrow the code. There is a site for some 70 bytes of code.
 const CODE_PER_SITE: usize = 128;
+
+/// The bit of modes whose code reaches operands through views.
+const VIEWS: u32 = 1 << 27;
+/// The bit, besides, of modes where all that is seen is at one distance.
+const EVEN: u32 = 1 << 26;
 
 /// Most instructions that are kept decoded for the interpreter, which runs what is not run often.
 const MAX_DECODED: usize = 96 << 10;
@@ -59,6 +65,10 @@ pub struct Translator {
     jump_modes: [[u32; SETS]; BANKS],
     /// Control registers and the permissions computed from them.
     permissions: ([u64; 4], u32),
+    /// Which address spaces have views.
+    pub(crate) spaces: Spaces,
+    /// A page that the guest is to map: its program comes back to it.
+    pub(crate) awaited: Option<u64>,
     /// What a run of one block did, where blocks run apart.
     pub(crate) run: Run,
     /// Sites of jumps to other pages that look into the jump cache.
@@ -102,7 +112,7 @@ impl Translator {
         if !signals::has_segment_base_instructions() {
             return Err(TranslatorError::Host("the FSGSBASE instructions"));
         }
-        let windows = Arc::new(Windows::new(size_of::<Head>(), size_of::<Bank>(), BANKS)?);
+        let windows = Arc::new(Windows::new(size_of::<Head>(), BANK_WINDOW, BANKS)?);
         let Some(gate) = attention.gate() else {
             return Err(TranslatorError::Host("memory below 2 GiB"));
         };
@@ -111,6 +121,8 @@ impl Translator {
         cpu.tlb = Box::new(Tlb::in_windows(Arc::clone(&windows)));
         let slots = Slots {
             bit_index: [7, 15, 31, 63],
+            view_mask: VIEW_MASK,
+            guard_mask: GUARD_MASK,
             host_mxcsr: xstate::MXCSR_RESET,
             ..Slots::default()
         };
@@ -125,6 +137,12 @@ impl Translator {
         if arena.push(Region::Hot, &code.bytes).is_none() {
             return Err(TranslatorError::Areas);
         }
+        let views = match options.views {
+            Views::Auto if !has_fast_pext() => Views::Never,
+            Views::Never => Views::Never,
+            _ if options.apart || !head.cpu.tlb.reserve_views() => Views::Never,
+            views => views,
+        };
         head.slots.frame.recover = stubs.fault as usize;
         #[expect(unsafe_code, reason = "faults of generated code come back through its frame")]
         // SAFETY: the frame lies in the head, which outlives the guard (fields are dropped in order)
@@ -150,6 +168,8 @@ impl Translator {
             epoch: 0,
             jump_modes: [[0; SETS]; BANKS],
             permissions: ([u64::MAX; 4], 0),
+            spaces: Spaces::new(views),
+            awaited: None,
             run: Run::default(),
             detours: HashSet::new(),
             ungrouped: false,
@@ -189,6 +209,10 @@ impl Translator {
                 | bit(Class::Wait, 9);
             self.permissions = (control, bits);
         }
+        let root = cpu.control.cr3;
+        if self.spaces.root != root {
+            self.spaces.switch(root, cpu.tlb.sees_some_of(root));
+        }
         let narrow = match wide {
             true => 0,
             false => {
@@ -196,12 +220,60 @@ impl Translator {
                 1 << 30 | fs << 29 | gs << 28
             }
         };
-        Some(self.mode_with(cpu.mode.cpl, cpu.mmu_index) | narrow)
+        let mode = self.mode_with(self.head.cpu.mode.cpl, self.head.cpu.mmu_index);
+        Some(if wide { mode } else { mode & !(VIEWS | EVEN) | narrow })
     }
 
     /// The mode of a privilege level and set, with the permissions as they are.
     fn mode_with(&self, cpl: u8, set: usize) -> u32 {
-        self.permissions.1 << 4 | u32::from(cpl) << 2 | set as u32 | 1 << 31
+        let views = match set == Tlb::USER && self.spaces.viewed {
+            true if self.head.cpu.tlb.sees_evenly() => VIEWS | EVEN,
+            true => VIEWS,
+            false => 0,
+        };
+        self.permissions.1 << 4 | u32::from(cpl) << 2 | set as u32 | 1 << 31 | views
+    }
+
+    /// Sees to it that the bank in use can serve views if its address space has them.
+    fn prepare_view(&mut self) {
+        let root = self.spaces.root;
+        if !self.spaces.viewed || self.head.cpu.tlb.is_prepared(root) {
+            return;
+        }
+        let cpu = &self.head.cpu;
+        if cpu.mode.cpl == 3 && !is_upper(cpu.native.gpr[RIP]) {
+            self.spaces.note_stack(cpu.native.gpr[gpr::RSP]);
+        }
+        self.head.cpu.tlb.prepare_view(root, self.spaces.stack);
+    }
+
+    /// Lets the page be seen that the guest was to map, once its program runs again: it is about to be accessed.
+    fn see_awaited(&mut self, platform: &mut dyn Platform) {
+        let cpu = &self.head.cpu;
+        if cpu.mode.cpl != 3 || cpu.mmu_index != Tlb::USER || is_upper(cpu.native.gpr[RIP]) {
+            return;
+        }
+        let Some(linear) = self.awaited.take() else { return };
+        if self.spaces.viewed && self.fill_ahead(platform, linear, false) == Filled::Yes {
+            self.prepare_view();
+            let ram = Arc::clone(&self.head.cpu.ram);
+            self.head.cpu.tlb.see(&ram, linear);
+        }
+    }
+
+    /// Lets a program that has been running for some time reach its operands through views.
+    fn consider_views(&mut self) {
+        let cpu = &self.head.cpu;
+        let program = cpu.mode.cpl == 3 && cpu.mmu_index == Tlb::USER && cpu.is_64bit();
+        if !program || is_upper(cpu.native.gpr[RIP]) || cpu.control.cr3 != self.spaces.root {
+            return;
+        }
+        if self.spaces.look(self.statistics.tlb_misses) {
+            self.statistics.views_opened += 1;
+            self.prepare_view();
+            let ram = Arc::clone(&self.head.cpu.ram);
+            self.head.cpu.tlb.see_all(&ram);
+        }
     }
 
     /// Sees to it that translated code finds only what fits in the jump caches of sets that it may change
@@ -239,7 +311,9 @@ impl Translator {
             Some(Place::Never) => return None,
             None => {}
         }
-        if key.groups && !self.cold.is_due(&key, self.options.threshold) {
+        let plain = Key { mode: mode & !(VIEWS | EVEN), ..key };
+        let known = plain != key && matches!(self.cache.get(plain), Some(Place::Block(_)));
+        if key.groups && !known && !self.cold.is_due(&key, self.options.threshold) {
             return None;
         }
         let version = self.watch(platform, page);
@@ -308,6 +382,12 @@ impl Translator {
         }
         for attempt in 0..2 {
             let (cache, cold_places, threshold) = (&self.cache, &self.cold, self.options.threshold);
+            // Where there are no views, blocks were made of what the interpreter saw.
+            let plain = Key { mode: key.mode & !(VIEWS | EVEN), ..key };
+            let path: Vec<u16> = match cache.get(plain) {
+                Some(Place::Block(block)) if plain != key => cache.guest_offsets(block).collect(),
+                _ => Vec::new(),
+            };
             let likely = |target: u16, next: u16| {
                 let weight = |offset: u16| {
                     let key =
@@ -329,8 +409,15 @@ impl Translator {
                 narrow: !self.head.cpu.is_64bit(),
                 unlimited: unlimited(&self.head.cpu),
                 groups: key.groups,
+                views: key.mode & VIEWS != 0
+                    && key.groups
+                    && key.tail == 0
+                    && !is_upper(self.head.cpu.native.gpr[RIP]),
+                even: key.mode & EVEN != 0,
+                code: self.arena.start() as u64,
                 links: !self.options.apart && self.cache.numbers.has_left(self.head.cpu.mmu_index),
                 likely: &likely,
+                path: &path,
                 apart: self.options.apart,
             };
             let [start, cold_start] = Region::ALL.map(|region| self.arena.next(region) as u64);
@@ -438,6 +525,7 @@ impl Translator {
         self.statistics.entries += 1;
         self.head.slots.target = pc;
         let bank = self.head.cpu.tlb.current_bank();
+        self.prepare_view();
         self.prepare_sets(bank);
         self.head.cpu.attention.open_gate(second::OPEN);
         self.head.enter(self.stubs.enter, bank);
@@ -501,6 +589,9 @@ impl Translator {
         platform: &mut dyn Platform,
         block: u32,
     ) -> Option<Stop> {
+        if self.awaited.is_some() {
+            self.see_awaited(platform);
+        }
         self.give_state();
         self.head.slots.x87_held = 0;
         let mut pc = self.enter_from_anywhere(block);
@@ -525,6 +616,19 @@ impl Translator {
         counts::hand_over(&mut self.head.slots.counts, platform.ledger());
         stop
     }
+}
+
+/// Whether an address is in no program.
+fn is_upper(linear: u64) -> bool {
+    linear >> 47 != 0
+}
+
+/// Whether the processor has a fast PEXT: AMD's had none before their family 19h.
+fn has_fast_pext() -> bool {
+    let vendor = std::arch::x86_64::__cpuid(0).ebx;
+    let signature = std::arch::x86_64::__cpuid(1).eax;
+    let family = (signature >> 8 & 0xf) + (signature >> 20 & 0xff);
+    vendor != u32::from_le_bytes(*b"Auth") || family >= 0x19
 }
 
 impl Engine for Translator {
@@ -554,6 +658,9 @@ impl Engine for Translator {
         }
         loop {
             if !self.undisturbed() {
+                if !self.head.cpu.attention.pending().is_empty() {
+                    self.consider_views();
+                }
                 if let Some(stop) = self.head.cpu.look_up(platform) {
                     return stop;
                 }

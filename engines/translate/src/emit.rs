@@ -29,6 +29,10 @@ pub(crate) enum Mem {
     Base(u8, i32),
     /// `[base + index]`.
     Sum(u8, u8),
+    /// `[base + index + disp]`.
+    SumAt(u8, u8, i32),
+    /// `gs:[index * 8 + disp]`.
+    GsTable(u8, i32),
     /// `[base + index << shift]`.
     Scaled(u8, u8, u8),
 }
@@ -99,6 +103,19 @@ impl Code {
                 // A displacement of zero serves every base register.
                 self.raw(&[0x44 | reg, (index & 7) << 3 | base & 7, 0]);
             }
+            Mem::SumAt(base, index, disp) => {
+                let small = i8::try_from(disp);
+                let mode = if small.is_ok() { 0x40 } else { 0x80 };
+                self.raw(&[mode | 4 | reg, (index & 7) << 3 | base & 7]);
+                match small {
+                    Ok(disp) => self.raw(&disp.to_le_bytes()),
+                    Err(_) => self.raw(&disp.to_le_bytes()),
+                }
+            }
+            Mem::GsTable(index, disp) => {
+                self.raw(&[0x04 | reg, 0xc5 | (index & 7) << 3]);
+                self.raw(&disp.to_le_bytes());
+            }
             Mem::Scaled(base, index, shift) => {
                 self.raw(&[0x44 | reg, shift << 6 | (index & 7) << 3 | base & 7, 0]);
             }
@@ -109,13 +126,16 @@ impl Code {
         let (base, index) = match mem {
             Mem::Gs(_) | Mem::Low(_) => (0, 0),
             Mem::GsBase(base, _) | Mem::Base(base, _) => (base, 0),
-            Mem::Sum(base, index) | Mem::Scaled(base, index, _) => (base, index),
+            Mem::GsTable(index, _) => (0, index),
+            Mem::Sum(base, index) | Mem::SumAt(base, index, _) | Mem::Scaled(base, index, _) => {
+                (base, index)
+            }
         };
         0x40 | u8::from(wide) << 3 | (reg >> 3) << 2 | (index >> 3) << 1 | base >> 3
     }
 
     fn prefix(&mut self, mem: Mem) {
-        if matches!(mem, Mem::Gs(_) | Mem::GsBase(..)) {
+        if matches!(mem, Mem::Gs(_) | Mem::GsBase(..) | Mem::GsTable(..)) {
             self.raw(&[0x65]);
         }
     }
@@ -316,6 +336,9 @@ mod tests {
         assert_eq!(text(|c| c.load(11, Mem::Gs(0x40))), "mov %gs:0x40,%r11;");
         assert_eq!(text(|c| c.store(Mem::Gs(0x40), 4)), "mov %rsp,%gs:0x40;");
         assert_eq!(text(|c| c.load(3, Mem::Sum(10, 11))), "mov (%r10,%r11),%rbx;");
+        assert_eq!(text(|c| c.load(3, Mem::SumAt(4, 11, -8))), "mov -8(%rsp,%r11),%rbx;");
+        assert_eq!(text(|c| c.load(8, Mem::SumAt(13, 3, 999))), "mov 0x3E7(%r13,%rbx),%r8;");
+        assert_eq!(text(|c| c.load(11, Mem::GsTable(11, 0x80))), "mov %gs:0x80(,%r11,8),%r11;");
         assert_eq!(text(|c| c.lea(4, Mem::Base(4, -8))), "lea -8(%rsp),%rsp;");
         assert_eq!(text(|c| c.lea(10, Mem::Scaled(10, 1, 3))), "lea (%r10,%rcx,8),%r10;");
         assert_eq!(text(|c| c.op(false, &[0x23], 11, Mem::Low(0x1000))), "and 0x1000,%r11d;");

@@ -78,10 +78,11 @@ impl Builder<'_> {
             if needed[index] == 0 {
                 return false;
             }
-            if self.plan.probes_at(index).next().is_some() {
+            let sees = self.plan.sees(index);
+            if !self.source.views && self.plan.probes_at(index).next().is_some() {
                 return true;
             }
-            let probed = |slot| self.plan.member(index, slot).is_none();
+            let probed = |slot| !sees && self.plan.member(index, slot).is_none();
             let in_memory = (0..instruction.op_count())
                 .any(|operand| instruction.op_kind(operand) == OpKind::Memory);
             let target = instruction.near_branch_target().wrapping_sub(self.page_base());

@@ -4,6 +4,7 @@ use crate::dispatch::Translator;
 use crate::far::FarJump;
 use crate::second;
 use crate::site::Kind;
+use crate::views::ViewState;
 use ambos_hostcode::HostFault;
 use ambos_interpret::cpu::RIP;
 use ambos_interpret::exit::{Exit, Fault};
@@ -11,6 +12,7 @@ use ambos_interpret::mmu::{Access, HostRange, is_canonical};
 use ambos_vcpu::{Platform, Stop};
 use ambos_x86::{Vector, gpr};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// How the run goes on after an exit.
 pub(crate) enum Next {
@@ -26,7 +28,7 @@ pub(crate) enum Next {
 
 /// Whether the TLB has a translation now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Filled {
+pub(crate) enum Filled {
     Yes,
     No,
     Fault(Fault),
@@ -77,9 +79,14 @@ impl Translator {
                 if next.key.tail != 0 {
                     return Next::Boundary;
                 }
+                let mode = next.key.mode;
                 let entry = if backward { next.polling() } else { next.body() };
                 // Translation may have flushed everything, and the page's code may have changed.
                 if self.statistics.flushes != flushes || self.cache.blocks[block as usize].stale {
+                    return Next::Boundary;
+                }
+                if self.cache.blocks[block as usize].key.mode != mode {
+                    // Views have come or gone.
                     return Next::Boundary;
                 }
                 self.statistics.links += 1;
@@ -109,7 +116,12 @@ impl Translator {
                 };
                 let entry = self.enter_from_anywhere(found);
                 // Translation may have flushed everything, and the page's code may have changed.
-                if self.statistics.flushes == flushes && !self.cache.blocks[block as usize].stale {
+                let modes = [found, block].map(|block| self.cache.blocks.get(block as usize));
+                let modes = modes.map(|block| block.map(|block| block.key.mode));
+                if self.statistics.flushes == flushes
+                    && modes[0] == modes[1]
+                    && !self.cache.blocks[block as usize].stale
+                {
                     let site = number.unwrap_or_default() as u32;
                     let jump = FarJump { site, block, page_patch, jump_patch, linear: target };
                     if !self.link_far(jump, found) {
@@ -138,7 +150,9 @@ impl Translator {
                         self.head.cpu.native.gpr[RIP] = rip;
                         return Next::Boundary;
                     }
-                    Filled::Fault(fault) => return self.deliver(platform, rip, fault),
+                    Filled::Fault(fault) => {
+                        return self.deliver_of(platform, rip, fault, size.into());
+                    }
                     Filled::No => {}
                 }
                 self.statistics.memory_interpreted += 1;
@@ -169,7 +183,8 @@ impl Translator {
                 self.take_flags_from(flags_kept);
                 let rip = base.wrapping_add(u64::from(offset));
                 if let Filled::Fault(fault) = outcome {
-                    return self.deliver(platform, rip, fault);
+                    let size = first.map_or(0, |(_, size)| size);
+                    return self.deliver_of(platform, rip, fault, size);
                 }
                 self.head.cpu.native.gpr[RIP] = rip;
                 self.take_apart(block, offset);
@@ -271,6 +286,22 @@ impl Translator {
         self.run.last = before.map(|offset| base.wrapping_add(u64::from(offset)));
     }
 
+    /// Delivers the page fault of an operand of `size` bytes of the instruction at `rip`, unless it is one that may have
+    /// to be aligned: whether another fault comes first is the interpreter's to know.
+    fn deliver_of(
+        &mut self,
+        platform: &mut dyn Platform,
+        rip: u64,
+        fault: Fault,
+        size: usize,
+    ) -> Next {
+        const ALIGNED: usize = 16;
+        match size {
+            ALIGNED.. => self.interpret_at(platform, rip),
+            _ => self.deliver(platform, rip, fault),
+        }
+    }
+
     /// Delivers the fault of the memory operand of the instruction at `rip`.
     fn deliver(&mut self, platform: &mut dyn Platform, rip: u64, fault: Fault) -> Next {
         self.head.cpu.native.gpr[RIP] = rip;
@@ -337,7 +368,12 @@ impl Translator {
 
     /// Enters the translation of a page into the TLB if that has no effect that the guest could see
     /// but an accessed bit, which a processor may set ahead of time as well.
-    fn fill_ahead(&mut self, platform: &mut dyn Platform, linear: u64, write: bool) -> Filled {
+    pub(crate) fn fill_ahead(
+        &mut self,
+        platform: &mut dyn Platform,
+        linear: u64,
+        write: bool,
+    ) -> Filled {
         let cpu = &mut self.head.cpu;
         let set = cpu.mmu_index;
         let access = Access { user: cpu.mode.cpl == 3, ..Access::default() };
@@ -351,11 +387,77 @@ impl Translator {
         if resolved.is_ok() && cached.is_some() { Filled::Yes } else { Filled::No }
     }
 
+    /// Serves a fault of the access, by the instruction at an offset in a block, to a page that is not seen, or not so.
+    fn serve_view(
+        &mut self,
+        platform: &mut dyn Platform,
+        (block, offset): (u32, u16),
+        state: ViewState,
+    ) -> Next {
+        /// The bit of a page fault's error code that says that it was a write.
+        const WRITE: u64 = 2;
+        let frame = &self.head.slots.frame;
+        let (pc, write) = (frame.fault_code as u64, frame.error & WRITE != 0);
+        let address = match frame.host_fault() {
+            Some(HostFault::Memory { address }) => Some(address),
+            _ => None,
+        };
+        let tlb = &self.head.cpu.tlb;
+        let linear = address.and_then(|address| tlb.seen_from(address));
+        let unknown =
+            address.is_some_and(|address| tlb.is_nowhere(address) || tlb.is_guard(address));
+        let rip = self.page_of(block).wrapping_add(u64::from(offset));
+        self.statistics.view_faults += 1;
+        self.spaces.miss();
+        let outcome = match linear {
+            Some(linear) => self.fill(platform, linear, 1, write),
+            None => Filled::No,
+        };
+        if let (Filled::Yes, Some(linear), true) = (outcome, linear, self.spaces.viewed) {
+            // What lies around it is likely to be next.
+            for page in self.head.cpu.tlb.unseen_around(linear) {
+                if page != linear & !0xfff {
+                    self.fill_ahead(platform, page, false);
+                }
+            }
+            let ram = Arc::clone(&self.head.cpu.ram);
+            let found = self.cache.block_at(pc).filter(|&found| found == block);
+            let is_current = found.is_some_and(|found| !self.cache.blocks[found as usize].stale);
+            if self.head.cpu.tlb.see(&ram, linear) && is_current {
+                return Next::Continue(pc);
+            }
+        }
+        self.take_flags_from(state.flags_kept);
+        let (slots, gpr) = (&self.head.slots, [gpr::R10, gpr::R11]);
+        let scratch = slots.scratch;
+        let registers = &mut self.head.cpu.native.gpr;
+        for home in (0..2).filter(|&home| state.homes[home]) {
+            registers[gpr[home]] = scratch[home];
+        }
+        let rsp = &mut registers[gpr::RSP];
+        *rsp = rsp.wrapping_add(i64::from(state.behind) as u64);
+        match outcome {
+            Filled::Fault(fault) => {
+                self.awaited = linear;
+                self.deliver(platform, rip, fault)
+            }
+            _ => {
+                self.statistics.memory_interpreted += 1;
+                let next = self.interpret_at(platform, rip);
+                if unknown {
+                    // The TLB has the page now.
+                    let ram = Arc::clone(&self.head.cpu.ram);
+                    self.head.cpu.tlb.see_all(&ram);
+                }
+                next
+            }
+        }
+    }
+
     /// Serves a fault of the host in translated code: the interpreter runs the instruction, and
     /// faults as the guest must see it.
     fn serve_fault(&mut self, platform: &mut dyn Platform) -> Next {
         self.statistics.host_faults += 1;
-        self.take_flags();
         let frame = &self.head.slots.frame;
         let (pc, fault) = (frame.fault_code as u64, frame.host_fault());
         let found = self
@@ -363,11 +465,16 @@ impl Translator {
             .block_at(pc)
             .and_then(|block| Some((block, self.cache.guest_offset(block, pc)?)));
         let Some((block, offset)) = found else {
+            self.take_flags();
             platform.unserved().record("host fault outside translated blocks", pc, &[]);
             return Next::Boundary;
         };
         let rip = self.page_of(block).wrapping_add(u64::from(offset));
         self.run.last = Some(rip);
+        if let Some(state) = self.cache.view_state(pc) {
+            return self.serve_view(platform, (block, offset), state);
+        }
+        self.take_flags();
         if let Some(HostFault::Memory { address }) = fault {
             let what = format!("host fault of a translated memory operand at {address:#x}");
             platform.unserved().record(what, rip, &[]);

@@ -198,7 +198,7 @@ impl Builder<'_> {
         self.free_scratch();
         let (offset, length) = (self.offset, self.length);
         self.offset += u16::from(length);
-        let site = self.site(Kind::Entry { flags_kept: false });
+        let site = self.site(Kind::Entry { flags_kept: self.flags == FlagsIn::Memory });
         self.offset = offset;
         self.poll(site);
     }

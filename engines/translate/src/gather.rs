@@ -109,15 +109,10 @@ impl Source<'_> {
                     decoder = self.decoder(&self.page[start..], self.linear);
                     continue;
                 }
-                let known = |(seen, _): &(Instruction, Action)| seen.ip() == target;
                 let inside = self.inside(target.wrapping_sub(self.page_base()));
                 if let Some(inside) = inside
-                    && jumps < MAX_JUMPS
                     && instructions.len() + 1 < most
-                    && target > instruction.ip()
-                    && (turns > 1 || !instructions.iter().any(known))
-                    && (action == Action::Jump
-                        || (self.likely)(inside, (instruction.next_ip() & 0xfff) as u16))
+                    && self.follows_to(&instructions, &instruction, action, inside, (jumps, turns))
                 {
                     jumps += 1;
                     instructions.push(followed(instruction, action));
@@ -148,6 +143,28 @@ impl Source<'_> {
         } else {
             Err(NoBlock::Undefined)
         }
+    }
+
+    /// Whether the block goes on where a jump after some instructions leads, which is at the offset `inside` in the
+    /// page.
+    fn follows_to(
+        &self,
+        before: &[(Instruction, Action)],
+        jump: &Instruction,
+        action: Action,
+        inside: u16,
+        (jumps, turns): (usize, usize),
+    ) -> bool {
+        let target = jump.near_branch_target();
+        let next = (jump.next_ip() & 0xfff) as u16;
+        if let Some(&then) = self.path.get(before.len() + 1) {
+            return then == inside && then != next;
+        }
+        let known = |(seen, _): &(Instruction, Action)| seen.ip() == target;
+        jumps < MAX_JUMPS
+            && target > jump.ip()
+            && (turns > 1 || !before.iter().any(known))
+            && (action == Action::Jump || (self.likely)(inside, next))
     }
 
     /// Whether the block is one that follows jumps: what looks on at blocks knows instructions by where they

@@ -9,7 +9,7 @@ use crate::x87::XsaveArea;
 use ambos_hostcode::ThunkFrame;
 use ambos_interpret::Cpu;
 use ambos_interpret::cpu::{Mode, NativeState};
-use ambos_interpret::mmu::{Bank, Set};
+use ambos_interpret::mmu::{Bank, BankViews, GUARD_OFFSET, Set};
 use ambos_vcpu::{Control, Msrs, Segment, VectorState};
 use std::mem::offset_of;
 
@@ -49,6 +49,9 @@ pub(crate) struct Slots {
     pub(crate) groups: [[u64; 32]; GROUPS / 32],
     /// Masks of the index of a bit in an operand, by the logarithm of its bytes.
     pub(crate) bit_index: [u64; 4],
+    /// Which bits of a linear address number its region, and which lead to its byte in the guard.
+    pub(crate) view_mask: u64,
+    pub(crate) guard_mask: u64,
     /// Interceptions that translated code served itself.
     pub(crate) counts: Counts,
     /// MXCSR of the monitor.
@@ -91,6 +94,8 @@ slot!(CODE_BASE, code_base);
 slot!(POINTERS, pointers);
 slot!(GROUP_SLOTS, groups);
 slot!(BIT_INDEX, bit_index);
+slot!(VIEW_MASK, view_mask);
+slot!(GUARD_MASK, guard_mask);
 slot!(COUNTS, counts);
 slot!(HOST_MXCSR, host_mxcsr);
 slot!(NOW_MXCSR, now_mxcsr);
@@ -206,6 +211,13 @@ pub(crate) struct SetLayout {
     pub(crate) jumps: i32,
     /// Linear addresses of pages of code.
     pub(crate) code_pages: i32,
+    /// What to add to the addresses of each region: see [`crate::views`].
+    pub(crate) distances: i32,
+    /// What is usual, and for which regions it is.
+    pub(crate) usual: i32,
+    pub(crate) is_usual: i32,
+    /// Guard of the first usual distance.
+    pub(crate) guard: i32,
     /// Second level of the cache of pages that may be read.
     pub(crate) read_second: i32,
     /// Second level of the cache of pages that may be written.
@@ -222,12 +234,18 @@ impl SetLayout {
 
     /// The layout of set `set` in a window whose head has `head` bytes.
     pub(crate) fn new(head: usize, set: usize) -> Self {
+        let guard = (head + GUARD_OFFSET) as i32;
+        let views = head + offset_of!(Bank, views);
         let set = head + offset_of!(Bank, sets) + set * size_of::<Set>();
         Self {
             read: (set + offset_of!(Set, read)) as i32,
             write: (set + offset_of!(Set, write)) as i32,
             jumps: (set + offset_of!(Set, jumps)) as i32,
             code_pages: (set + offset_of!(Set, code_pages)) as i32,
+            distances: (views + offset_of!(BankViews, distances)) as i32,
+            usual: (views + offset_of!(BankViews, usual)) as i32,
+            guard,
+            is_usual: (views + offset_of!(BankViews, is_usual)) as i32,
             read_second: (set + offset_of!(Set, read_second)) as i32,
             write_second: (set + offset_of!(Set, write_second)) as i32,
             jumps_second: (set + offset_of!(Set, jumps_second)) as i32,

@@ -13,6 +13,7 @@
 //! - [`build`], [`entries`]: from guest instructions to host code; [`classify`], [`liveness`], [`emit`].
 //! - [`copy`], [`stack`]: instructions that are copied; pushes, pops, calls and returns.
 //! - [`plan`], [`group`]: which memory operands share a probe, and how they do.
+//! - [`views`], [`spaces`]: operands of user code that are reached without a probe, and in which address spaces.
 //! - [`scratch`]: what the two scratch registers hold.
 //! - [`compat`]: 32-bit code.
 //! - [`control`]: how blocks go on.
@@ -56,15 +57,18 @@ mod scratch;
 mod second;
 mod segments;
 mod site;
+mod spaces;
 mod stack;
 mod statistics;
 mod strings;
 mod stubs;
 mod syscalls;
 mod system;
+mod views;
 mod x87;
 
 pub use apart::{Apart, Interpreted};
 pub use dispatch::Translator;
 pub use options::{Options, TranslatorError};
+pub use spaces::Views;
 pub use statistics::Statistics;

@@ -10,9 +10,10 @@
 use crate::build::{Builder, ColdKind};
 use crate::emit::{Mem, reg};
 use crate::layout;
-use crate::plan::{Address, Group};
+use crate::plan::{Address, PageGroup};
 use crate::scratch::home_of;
 use crate::site::Kind;
+use crate::views::Usual;
 use ambos_interpret::mmu::{ENTRIES, Entry};
 use iced_x86::{Code as Op, Instruction, MemoryOperand, Register};
 
@@ -37,7 +38,7 @@ pub(crate) struct Check {
     /// The flags hold something that is still needed.
     pub(crate) flags_live: bool,
     /// It is done for a group of operands.
-    pub(crate) group: Option<Group>,
+    pub(crate) group: Option<PageGroup>,
 }
 
 /// A probe that the first level of the TLB may fail.
@@ -84,13 +85,17 @@ impl Builder<'_> {
                     return false;
                 };
                 self.code.load(first, Mem::Gs(layout::CODE_BASE));
-                self.code.lea(first, Mem::Base(first, away));
+                if away != 0 {
+                    self.code.lea(first, Mem::Base(first, away));
+                }
             }
         } else if base == Register::None && index == Register::None {
             match (segment, i32::try_from(displacement)) {
                 (Some(number), Ok(displacement)) if !self.source.narrow => {
                     self.code.load(first, Mem::Gs(layout::segment_base(number)));
-                    self.code.lea(first, Mem::Base(first, displacement));
+                    if displacement != 0 {
+                        self.code.lea(first, Mem::Base(first, displacement));
+                    }
                     return true;
                 }
                 _ => self.code.constant(first, displacement as u64),
@@ -140,7 +145,7 @@ impl Builder<'_> {
         second: u8,
         check: Check,
     ) -> bool {
-        if let Some(linear) = self.known(address, check.size) {
+        if let Some(linear) = self.known(address, check.size).filter(|_| !self.viewing) {
             self.free_scratch();
             self.check_known(linear, first, second, check);
             return true;
@@ -200,6 +205,10 @@ impl Builder<'_> {
     /// Emits the probe for the linear address in `first`. For a group that is left with the host address.
     pub(crate) fn check(&mut self, first: u8, second: u8, check: Check) {
         let Check { size, write, flags_live, .. } = check;
+        if self.viewing {
+            let usual = if self.source.even { Usual::Certain } else { Usual::Data };
+            return self.look_up_view(second, first, usual, flags_live);
+        }
         let cache = if write { self.set.write } else { self.set.read };
         self.counters.probes += 1;
         if flags_live {
@@ -240,7 +249,7 @@ impl Builder<'_> {
                 let (size, spanned) = (size as u8, self.plan.spans(self.index));
                 Kind::Miss { in_r11, size, write, flags_kept, spanned, retry, ready }
             }
-            Some(Group { first, .. }) => {
+            Some(PageGroup { first, .. }) => {
                 let (patch, apart, failures) = (miss, 0, 0);
                 Kind::Group { first, patch, apart, failures, write, flags_kept, retry, ready }
             }

@@ -1,5 +1,6 @@
 //! What a translator can be told, and why there may be none.
 
+use crate::spaces::Views;
 use ambos_hostcode::ArenaError;
 use thiserror::Error;
 
@@ -33,12 +34,20 @@ pub struct Options {
     /// Whether blocks stay apart: each returns to the dispatcher at its end, and instructions that give
     /// another result each time are left to the interpreter. For [`crate::Translator::run_apart`].
     pub apart: bool,
+    /// Which address spaces get views: see [`crate::spaces`].
+    pub views: Views,
     /// Whether to keep a map of the translated blocks for Linux's `perf`.
     pub perf_map: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { code_cache: 64 << 20, threshold: 12, apart: false, perf_map: false }
+        Self {
+            code_cache: 64 << 20,
+            threshold: 12,
+            apart: false,
+            views: Views::Auto,
+            perf_map: false,
+        }
     }
 }

@@ -13,6 +13,9 @@ pub(crate) struct Home {
     pub(crate) dirty: bool,
 }
 
+/// In place of a group's number: the first of the usual distances of views.
+pub(crate) const USUAL: usize = usize::MAX;
+
 /// What is in the scratch registers, and which groups' addresses are in memory too.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Scratch {
@@ -61,6 +64,11 @@ impl Builder<'_> {
         self.scratch.homes[home] = Home { loaded: true, dirty };
     }
 
+    /// Which homed registers changed and have not been stored.
+    pub(crate) fn dirty_homes(&self) -> [bool; 2] {
+        self.scratch.homes.map(|home| home.dirty)
+    }
+
     /// Stores homed registers that changed.
     pub(crate) fn flush(&mut self) {
         for home in 0..2 {
@@ -77,11 +85,20 @@ impl Builder<'_> {
 
     /// Lets go of the group that a scratch register holds.
     pub(crate) fn release(&mut self, home: usize) {
-        let Some(group) = self.scratch.groups[home].take() else { return };
+        let Some(group) = self.scratch.groups[home].take().filter(|&group| group != USUAL) else {
+            return;
+        };
         let stored = self.scratch.stored & 1u64 << group != 0;
         if self.plan.groups[group].last >= self.index && !stored {
             self.code.store(Mem::Gs(layout::group(group)), register(home));
             self.scratch.stored |= 1u64 << group;
+        }
+    }
+
+    /// Says that the address of a group is not needed any more.
+    pub(crate) fn forget_group(&mut self, group: usize) {
+        for held in &mut self.scratch.groups {
+            *held = held.filter(|&other| other != group);
         }
     }
 
@@ -91,6 +108,17 @@ impl Builder<'_> {
             !self.scratch.homes[*home].loaded && self.scratch.groups[*home].is_none()
         };
         (0..2).find(idle).map(register)
+    }
+
+    /// A scratch register, other than the one to avoid, for something that is done with at once: rather not one that
+    /// holds the usual distance.
+    pub(crate) fn passing_scratch(&mut self, avoid: Option<usize>) -> u8 {
+        let home = match (avoid, self.idle()) {
+            (Some(avoid), _) => 1 - avoid,
+            (None, Some(idle)) => usize::from(idle == reg::R11),
+            (None, None) => usize::from(self.scratch.groups[1] != Some(USUAL)),
+        };
+        self.take_scratch(home)
     }
 
     /// Gives one scratch register free.
@@ -136,7 +164,11 @@ impl Builder<'_> {
             None => usize::from(!busy(1) || busy(0)),
         };
         let register = self.take_scratch(home);
-        self.code.load(register, Mem::Gs(layout::group(group)));
+        let from = match group {
+            USUAL => self.set.usual,
+            group => layout::group(group),
+        };
+        self.code.load(register, Mem::Gs(from));
         self.scratch.groups[home] = Some(group);
         register
     }

@@ -4,14 +4,13 @@
 //! once for all of them, before anything may leave or read it.
 
 use crate::build::{Builder, Done};
-use crate::classify::{Action, class};
+use crate::classify::{Action, raises};
 use crate::emit::{Mem, reg};
 use crate::layout;
 use crate::memory::Operand;
 use crate::plan::Slot;
 use crate::scratch::home_of;
-use ambos_interpret::exec::native::Class;
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Instruction, OpKind, Register};
 
 impl Builder<'_> {
     /// Moves the stack pointer to where it belongs.
@@ -42,8 +41,7 @@ impl Builder<'_> {
                 let used = self.info.info(instruction).used_registers();
                 let stack =
                     used.iter().any(|used| used.register().full_register() == Register::RSP);
-                let harmless = class(instruction) == Class::General
-                    && !matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv);
+                let harmless = !raises(instruction);
                 let reads_stack = stack && (action == Action::Address || explicit || !found);
                 (found || action == Action::Address) && harmless && !reads_stack
             }
@@ -65,7 +63,8 @@ impl Builder<'_> {
                     if let Some(home) = home {
                         self.need(home);
                     }
-                    let to = self.reach(member, home);
+                    let to = self.reach(member, (Register::RSP, -8), home);
+                    self.note_access();
                     self.code.store(to, number);
                 } else {
                     self.free_scratch();
@@ -78,25 +77,29 @@ impl Builder<'_> {
                     if let Some(home) = home {
                         self.code.lea(first, Mem::Sum(first, second));
                         self.need(home);
+                        self.note_access();
                         self.code.store(Mem::Base(first, 0), second);
                     } else {
+                        self.note_access();
                         self.code.store(Mem::Sum(first, second), number);
                     }
                 }
             }
             OpKind::Memory => {
                 if let Some(value) = self.member(Slot::Operand) {
-                    self.load_member(value);
+                    self.load_member(instruction, value);
                     // What is in R10 is nothing to keep.
                 } else {
                     let value = Operand { write: false, ..top };
                     if !self.locate(instruction, reg::R10, reg::R11, value) {
                         return Done::Refused;
                     }
+                    self.note_access();
                     self.code.load(reg::R10, Mem::Sum(reg::R10, reg::R11));
                 }
                 if let Some(member) = member {
-                    let to = self.reach(member, Some(0));
+                    let to = self.reach(member, (Register::RSP, -8), Some(0));
+                    self.note_access();
                     self.code.store(to, reg::R10);
                 } else {
                     self.free_scratch();
@@ -105,6 +108,7 @@ impl Builder<'_> {
                     self.probe(reg::R10, reg::R11, top);
                     self.code.lea(reg::R10, Mem::Sum(reg::R10, reg::R11));
                     self.code.load(reg::R11, Mem::Gs(layout::WAITING));
+                    self.note_access();
                     self.code.store(Mem::Base(reg::R10, 0), reg::R11);
                 }
             }
@@ -113,12 +117,13 @@ impl Builder<'_> {
                     return Done::Refused;
                 };
                 let to = match member {
-                    Some(member) => self.reach(member, None),
+                    Some(member) => self.reach(member, (Register::RSP, -8), None),
                     None => {
                         self.probe_push(top);
                         Mem::Sum(reg::R10, reg::R11)
                     }
                 };
+                self.note_access();
                 self.code.store_imm(to, value);
             }
         }
@@ -134,12 +139,12 @@ impl Builder<'_> {
     }
 
     /// The word that `register` points at, in the stack.
-    fn stack_word(&mut self, register: u8, avoid: Option<usize>, flags_live: bool) -> Mem {
+    fn stack_word(&mut self, register: Register, avoid: Option<usize>, flags_live: bool) -> Mem {
         if let Some(member) = self.member(Slot::Stack) {
-            return self.reach(member, avoid);
+            return self.reach(member, (register, 0), avoid);
         }
         self.free_scratch();
-        self.code.copy(reg::R10, register);
+        self.code.copy(reg::R10, register.number() as u8);
         self.probe(reg::R10, reg::R11, Operand { size: 8, write: false, flags_live });
         Mem::Sum(reg::R10, reg::R11)
     }
@@ -148,10 +153,11 @@ impl Builder<'_> {
     pub(crate) fn pop(&mut self, instruction: &Instruction, flags_live: bool) {
         let register = instruction.op0_register();
         let (number, home) = (register.number() as u8, home_of(register));
-        let from = self.stack_word(reg::RSP, home, flags_live);
+        let from = self.stack_word(Register::RSP, home, flags_live);
         if let Some(home) = home {
             self.release(home);
         }
+        self.note_access();
         self.code.load(number, from);
         if number != reg::RSP {
             self.stack_behind += 8;
@@ -163,7 +169,16 @@ impl Builder<'_> {
 
     /// LEAVE.
     pub(crate) fn leave(&mut self, flags_live: bool) {
-        let from = self.stack_word(reg::RBP, None, flags_live);
+        let from = self.stack_word(Register::RBP, None, flags_live);
+        if self.viewing {
+            // It may fault, after which nothing must have changed.
+            let to = self.take_scratch(0);
+            self.note_access();
+            self.code.load(to, from);
+            self.code.lea(reg::RSP, Mem::Base(reg::RBP, 8));
+            self.code.copy(reg::RBP, to);
+            return;
+        }
         self.code.lea(reg::RSP, Mem::Base(reg::RBP, 8));
         self.code.load(reg::RBP, from);
     }
@@ -178,7 +193,7 @@ impl Builder<'_> {
         let to = match self.member(Slot::Stack) {
             Some(member) => {
                 self.flush();
-                self.reach(member, Some(0))
+                self.reach(member, (Register::RSP, -8), Some(0))
             }
             None => {
                 self.probe_push(Operand { size: 8, write: true, flags_live });
@@ -188,6 +203,7 @@ impl Builder<'_> {
         if self.source.absolute
             && let Ok(value) = i32::try_from(linear as i64)
         {
+            self.note_access();
             self.code.store_imm(to, value);
         } else {
             let to = match to {
@@ -199,6 +215,7 @@ impl Builder<'_> {
             };
             self.take_scratch(0);
             self.next_address(reg::R10);
+            self.note_access();
             self.code.store(to, reg::R10);
             self.next_in_r10 = true;
         }
@@ -212,7 +229,8 @@ impl Builder<'_> {
             _ => 8 + (instruction.immediate(0) & 0xffff) as i32,
         };
         self.flush();
-        let from = self.stack_word(reg::RSP, None, flags_live);
+        let from = self.stack_word(Register::RSP, None, flags_live);
+        self.note_access();
         self.code.load(reg::R10, from);
         self.stack_behind += release;
         self.move_stack();
@@ -240,13 +258,14 @@ impl Builder<'_> {
         }
         if let Some(member) = self.member(Slot::Operand) {
             self.flush();
-            self.load_member(member);
+            self.load_member(instruction, member);
             return true;
         }
         let operand = Operand { size: 8, write: false, flags_live };
         if !self.locate(instruction, reg::R10, reg::R11, operand) {
             return false;
         }
+        self.note_access();
         self.code.load(reg::R10, Mem::Sum(reg::R10, reg::R11));
         true
     }

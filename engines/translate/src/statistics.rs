@@ -11,6 +11,7 @@ pub struct Statistics {
     pub interpreted_sites: u64,
     pub probes: u64,
     pub groups: u64,
+    pub looks: u64,
     pub flag_saves: u64,
     pub entries: u64,
     pub links: u64,
@@ -21,6 +22,8 @@ pub struct Statistics {
     pub handled: u64,
     pub polls: u64,
     pub host_faults: u64,
+    pub views_opened: u64,
+    pub view_faults: u64,
     pub cold_blocks: u64,
     pub invalidated: u64,
     pub flushes: u64,
@@ -29,7 +32,7 @@ pub struct Statistics {
 
 impl Statistics {
     /// The counters with English labels, in the order of a report.
-    pub fn table(&self) -> [(&'static str, u64); 21] {
+    pub fn table(&self) -> [(&'static str, u64); 24] {
         [
             ("blocks translated", self.blocks),
             ("guest instructions translated", self.instructions),
@@ -38,6 +41,7 @@ impl Statistics {
             ("instructions left to the interpreter in translated blocks", self.interpreted_sites),
             ("probes of the TLB generated", self.probes),
             ("probes for several memory operands", self.groups),
+            ("looks for a view generated", self.looks),
             ("probes that save flags", self.flag_saves),
             ("entries into translated code", self.entries),
             ("blocks chained", self.links),
@@ -48,6 +52,8 @@ impl Statistics {
             ("memory operands served by the interpreter", self.memory_interpreted),
             ("instructions served by the interpreter in place", self.handled),
             ("exits for attention or stale code", self.polls),
+            ("address spaces that got views", self.views_opened),
+            ("pages missing in views", self.view_faults),
             ("host faults in translated code", self.host_faults),
             ("blocks run by the interpreter", self.cold_blocks),
             ("blocks invalidated", self.invalidated),

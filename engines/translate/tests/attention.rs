@@ -38,8 +38,8 @@ fn asked(
 
 /// Runs endless code; `valid` are the addresses of its instructions.
 fn ends(what: &str, code: &[Place], valid: &[u64], change: impl Fn(&mut CpuState)) {
-    for user in [false, true] {
-        let (mut engine, ram, attention) = common::translator();
+    for (user, views) in common::MODES {
+        let (mut engine, ram, attention) = common::translator_with(views);
         services::install(&ram, CODE + 0x5000, CODE + 0x6000);
         services::map(&ram, BARRED, BEHIND_BARRED);
         code.iter().for_each(|place| place.store(&ram));
@@ -52,7 +52,7 @@ fn ends(what: &str, code: &[Place], valid: &[u64], change: impl Fn(&mut CpuState
         if user {
             services::to_user(&mut start);
         }
-        let place = format!("{what}, user {user}");
+        let place = format!("{what}, user {user}, views {views:?}");
         engine.set_state(&start);
         for turn in 0..12 {
             let after = Duration::from_micros(200 + 500 * turn);

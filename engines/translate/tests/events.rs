@@ -67,17 +67,51 @@ fn an_interrupt_is_delivered_to_chained_code() {
 }
 
 #[test]
+fn an_interrupt_behind_sti_finds_the_flags() {
+    let (mut engine, ram, attention) = common::translator();
+    // stc; sti; mov rax, [rbx]; adc rax, 0; hlt
+    let code = [0xf9, 0xfb, 0x48, 0x8b, 0x03, 0x48, 0x83, 0xd0, 0, 0xf4];
+    ram.memory().write_slice(&code, GuestAddress(CODE)).unwrap();
+    let mut start = common::state();
+    start.gpr[3] = DATA;
+    for turn in 0..8 {
+        engine.set_state(&start);
+        let mut platform = common::Nothing::default();
+        let interrupted = turn > 4;
+        if interrupted {
+            platform.interrupts.push(0x40);
+            attention.raise(Request::INTERRUPT);
+        }
+        assert_eq!(engine.run(&mut platform, None), Stop::Halted);
+        attention.lower(Request::INTERRUPT);
+        if interrupted {
+            let frame = engine.state().gpr[4];
+            let read = |at| ram.memory().read_obj::<u64>(GuestAddress(at)).unwrap();
+            // The carry is what STC has set.
+            assert_eq!((read(frame), read(frame + 16)), (CODE + 5, 0x203));
+        }
+    }
+    assert!(engine.statistics().blocks > 0, "{:?}", engine.statistics());
+}
+
+#[test]
 fn faults_of_the_host_become_the_guests() {
     let divide: &[u8] = &[0x48, 0xf7, 0xf6];
     // movaps xmm1, [rbx+1]
     let misaligned: &[u8] = &[0x0f, 0x28, 0x4b, 0x01];
-    for (last, error_code) in [(divide, false), (misaligned, true)] {
+    // cmpxchg16b [rbx+8], after mov rax, [rbx]; mov r11, r15: with the operand at hand
+    let exchange: &[u8] = &[0x48, 0x0f, 0xc7, 0x4b, 0x08];
+    let before: &[u8] = &[0x48, 0x8b, 0x03, 0x4d, 0x89, 0xfb];
+    for (before, last, error_code) in
+        [(&[][..], divide, false), (&[], misaligned, true), (before, exchange, true)]
+    {
         let (mut engine, ram, _) = common::translator();
         let (mut reference, reference_ram) = common::interpreter();
         // again: mov rax, r15; xor edx, edx; mov r10, r15; (loops with rsi counting down)
         let mut code = vec![0x4c, 0x89, 0xf8, 0x31, 0xd2, 0x4d, 0x89, 0xfa];
         // dec rsi; jnz again; the faulting instruction; hlt
         code.extend([0x48, 0xff, 0xce, 0x75, 0xf3]);
+        code.extend(before);
         let fault_at = CODE + code.len() as u64;
         code.extend(last);
         code.push(0xf4);
@@ -94,6 +128,31 @@ fn faults_of_the_host_become_the_guests() {
             assert_eq!(at, fault_at);
         }
         assert!(engine.statistics().host_faults > 0, "{:?}", engine.statistics());
+    }
+}
+
+#[test]
+fn an_operand_that_is_not_aligned_faults_for_that_even_if_it_is_absent() {
+    let (mut engine, ram, _) = common::translator();
+    let (mut reference, reference_ram) = common::interpreter();
+    // again: movaps xmm1, [rbx]; movups xmm2, [rbx]; lea rbx, [rbx+rdi]; dec ecx; jnz again; hlt
+    let mut code = vec![0x0f, 0x28, 0x0b, 0x0f, 0x10, 0x13, 0x48, 0x8d, 0x1c, 0x3b];
+    common::close_loop(&mut code, &[0xff, 0xc9]);
+    for away in [8, 16] {
+        let mut start = common::state();
+        let absent = common::ABSENT + away;
+        let step = 16;
+        (start.gpr[1], start.gpr[3], start.gpr[7]) = (100, absent - 50 * step, step);
+        if away % 16 != 0 {
+            // One step that is not aligned, into the page that is absent.
+            (start.gpr[3], start.gpr[7]) = (DATA, absent - DATA);
+        }
+        for _ in 0..5 {
+            let (got, _) = common::run(&mut engine, &ram, &start, &code);
+            let (want, _) = common::run(&mut reference, &reference_ram, &start, &code);
+            assert_eq!((got.rip, got.gpr), (want.rip, want.gpr));
+            assert_eq!(got.control.cr2, want.control.cr2);
+        }
     }
 }
 

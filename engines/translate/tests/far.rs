@@ -15,9 +15,9 @@ const HLT: u8 = 0xf4;
 /// Runs under both engines, in supervisor and in user mode; returns the translator's states.
 fn agree(code: &[Place], change: impl Fn(&mut CpuState)) -> Vec<CpuState> {
     let mut states = Vec::new();
-    for user in [false, true] {
+    for (user, views) in common::MODES {
         let (mut reference, reference_ram) = common::interpreter();
-        let (mut engine, ram, _) = common::translator();
+        let (mut engine, ram, _) = common::translator_with(views);
         let mut start = services::start(user);
         change(&mut start);
         for ram in [&reference_ram, &ram] {
@@ -308,9 +308,9 @@ fn jumps_of_another_privilege_of_access_go_to_its_code() {
 fn code_that_runs_out_of_canonical_addresses_runs_once() {
     // The last page of the lower half.
     let last = 0x7fff_ffff_f000_u64;
-    for user in [false, true] {
+    for (user, views) in common::MODES {
         let (mut reference, reference_ram) = common::interpreter();
-        let (mut engine, ram, _) = common::translator();
+        let (mut engine, ram, _) = common::translator_with(views);
         let mut start = services::start(user);
         start.gpr[3] = 0;
         // add rbx, 1 ends it

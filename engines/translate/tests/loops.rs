@@ -3,6 +3,7 @@
 
 mod common;
 
+use ambos_translate::Views;
 use ambos_vcpu::CpuState;
 use common::place::Place;
 use common::{ABSENT, CODE, DATA, services};
@@ -10,8 +11,15 @@ use vm_memory::{Bytes, GuestAddress};
 
 /// Runs under both engines, several times, and compares what is left; `exact` says whether the flags count.
 fn agree(places: &[Place], starts: &[CpuState], exact: bool, what: &str) {
+    agree_with(Views::Never, places, starts, exact, what);
+    let users = starts.iter().filter(|start| start.segments.cs.selector & 3 == 3).cloned();
+    agree_with(Views::Always, places, &users.collect::<Vec<_>>(), exact, what);
+}
+
+fn agree_with(views: Views, places: &[Place], starts: &[CpuState], exact: bool, what: &str) {
+    let what = &format!("{what}, views {views:?}");
     let (mut reference, reference_ram) = common::interpreter();
-    let (mut engine, ram, _) = common::translator();
+    let (mut engine, ram, _) = common::translator_with(views);
     for ram in [&reference_ram, &ram] {
         services::install(ram, CODE + 0x5000, CODE + 0x6000);
         places.iter().for_each(|place| place.store(ram));

@@ -3,6 +3,7 @@
 mod common;
 
 use ambos_random::Random;
+use ambos_translate::Views;
 use common::instructions::{FREE, POINTERS, instruction, memory, system};
 use common::{CODE, DATA, DATA_SIZE};
 use iced_x86::{Encoder, Mnemonic};
@@ -78,10 +79,11 @@ fn program(random: &mut Random, faults: bool, user: bool) -> Vec<u8> {
     code
 }
 
-fn compare(faults: bool, programs: u64) {
+fn compare(faults: bool, views: Views, seeds: std::ops::Range<u64>) {
     let (mut reference, reference_ram) = common::interpreter();
-    let (mut engine, ram, _) = common::translator();
-    for seed in 0..programs {
+    let (mut engine, ram, _) = common::translator_with(views);
+    let programs = seeds.end - seeds.start;
+    for seed in seeds {
         let mut random = Random::new(seed);
         let code = program(&mut random, faults, seed % 2 == 1);
         let mut start = common::state();
@@ -150,16 +152,28 @@ fn compare(faults: bool, programs: u64) {
     }
     let statistics = engine.statistics();
     assert!(statistics.blocks > programs && statistics.links > 0, "{statistics:?}");
-    // Only x87 exceptions that a program unmasks are faults of the host.
-    assert!(faults || statistics.host_faults == 0, "{statistics:?}");
+    // Only x87 exceptions that a program unmasks are faults of the host, and pages that are not seen.
+    let host_faults = statistics.host_faults - statistics.view_faults;
+    assert!(faults || host_faults == 0, "{statistics:?}");
+    assert_eq!(views == Views::Always, statistics.view_faults > 0, "{statistics:?}");
 }
 
 #[test]
 fn programs_without_faults() {
-    compare(false, 3000);
+    compare(false, Views::Never, 0..3000);
 }
 
 #[test]
 fn programs_with_page_faults() {
-    compare(true, 3000);
+    compare(true, Views::Never, 0..3000);
+}
+
+#[test]
+fn programs_with_views_without_faults() {
+    compare(false, Views::Always, 3000..4000);
+}
+
+#[test]
+fn programs_with_views_and_page_faults() {
+    compare(true, Views::Always, 3000..4000);
 }

@@ -4,6 +4,7 @@
 mod common;
 
 use ambos_random::Random;
+use ambos_translate::Views;
 use ambos_vcpu::{Attention, CpuState, Engine, Request};
 use common::DATA;
 use common::instructions::{FREE, POINTERS, instruction, memory, system};
@@ -228,9 +229,9 @@ fn block(random: &mut Random, page: usize, number: usize, kind: Kind) -> Place {
 }
 
 /// Compares programs; `disturbed` ones are stopped again and again.
-fn compare(faults: bool, disturbed: bool, seeds: std::ops::Range<u64>) {
+fn compare(faults: bool, disturbed: bool, views: Views, seeds: std::ops::Range<u64>) {
     let (mut reference, reference_ram) = common::interpreter();
-    let (mut engine, ram, attention) = common::translator();
+    let (mut engine, ram, attention) = common::translator_with(views);
     let _disturber = disturbed.then(|| Disturber::new(attention));
     for ram in [&reference_ram, &ram] {
         services::install(ram, PAGES[SWAPPED], OTHER);
@@ -348,15 +349,26 @@ fn same(got: &CpuState, want: &CpuState, faults: bool, dump: &dyn Fn() -> String
 
 #[test]
 fn programs_without_faults() {
-    compare(false, false, 0..2000);
+    compare(false, false, Views::Never, 0..2000);
 }
 
 #[test]
 fn programs_with_page_faults() {
-    compare(true, false, 0..2000);
+    compare(true, false, Views::Never, 0..2000);
 }
 
 #[test]
 fn programs_that_are_stopped_again_and_again() {
-    compare(false, true, 0..400);
+    compare(false, true, Views::Never, 0..400);
+}
+
+#[test]
+fn programs_with_views() {
+    compare(false, false, Views::Always, 2000..2500);
+    compare(true, false, Views::Always, 2500..3000);
+}
+
+#[test]
+fn programs_with_views_that_are_stopped_again_and_again() {
+    compare(false, true, Views::Always, 3000..3150);
 }

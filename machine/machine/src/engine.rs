@@ -3,7 +3,7 @@
 use ambos_hostcode::ArenaError;
 use ambos_interpret::Cpu;
 use ambos_memory::GuestRam;
-use ambos_translate::{Options, Translator, TranslatorError};
+use ambos_translate::{Options, Translator, TranslatorError, Views};
 use ambos_vcpu::{Attention, Engine};
 use ambos_verify::Verifier;
 use std::sync::Arc;
@@ -30,14 +30,16 @@ pub struct EngineConfig {
     pub kind: EngineKind,
     /// Bytes of translated code that each vCPU keeps.
     pub code_cache: usize,
+    /// Which address spaces get views.
+    pub views: Views,
     /// Whether to keep a map of translated code for Linux's `perf`.
     pub perf_map: bool,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        let Options { code_cache, perf_map, .. } = Options::default();
-        Self { kind: EngineKind::default(), code_cache, perf_map }
+        let Options { code_cache, views, perf_map, .. } = Options::default();
+        Self { kind: EngineKind::default(), code_cache, views, perf_map }
     }
 }
 
@@ -59,8 +61,8 @@ impl EngineConfig {
         ram: &Arc<GuestRam>,
         attention: &Arc<Attention>,
     ) -> Result<Box<dyn Engine>, EngineError> {
-        let Self { kind, code_cache, perf_map } = self;
-        let options = Options { code_cache, perf_map, ..Options::default() };
+        let Self { kind, code_cache, views, perf_map } = self;
+        let options = Options { code_cache, views, perf_map, ..Options::default() };
         let translate = || Translator::new(Arc::clone(ram), Arc::clone(attention), options);
         let interpret = || Cpu::new(Arc::clone(ram), Arc::clone(attention));
         Ok(match kind {

@@ -29,6 +29,7 @@ mod vcpu;
 mod virtio;
 
 pub use ambos_pc::{Screen, VideoMode};
+pub use ambos_translate::Views;
 pub use control::Outcome;
 pub use cpu_model::CpuModel;
 pub use disks::Disk;

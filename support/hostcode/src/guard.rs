@@ -30,6 +30,8 @@ pub struct ThunkFrame {
     pub fault_address: usize,
     /// The exception's vector.
     pub vector: u64,
+    /// The exception's error code, if it has one.
+    pub error: u64,
     /// The faulting instruction's address, in areas with one frame.
     pub fault_code: usize,
 }
@@ -176,6 +178,7 @@ extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut lib
             (*frame).fault = u64::from(signal as u32) | u64::from(info_ref.si_code as u32) << 32;
             (*frame).fault_address = info_ref.si_addr() as usize;
             (*frame).vector = registers[libc::REG_TRAPNO as usize] as u64;
+            (*frame).error = registers[libc::REG_ERR as usize] as u64;
             (*frame).fault_code = rip;
             registers[libc::REG_RIP as usize] = (*frame).recover as i64;
         }

@@ -7,6 +7,7 @@
 //! - [`guard`]: calls into generated code whose faults come back as values.
 //! - [`stage`]: memory of which parts fault.
 //! - [`signals`]: preparing a thread for code that owns the stack pointer.
+//! - [`views`]: pages of a file, seen where another address space has them.
 //! - [`windows`]: memory whose first part is seen at several addresses.
 //!
 //! Nothing here knows of guests, machines or instruction encodings.
@@ -19,6 +20,7 @@ pub mod low;
 pub mod mem;
 pub mod signals;
 pub mod stage;
+pub mod views;
 pub mod windows;
 
 pub use alu::Word;
@@ -26,6 +28,7 @@ pub use arena::{Arena, ArenaError};
 pub use guard::{HostFault, ThunkFrame};
 pub use low::LowWord;
 pub use stage::Stage;
+pub use views::View;
 
 /// The MXCSR bits that the processor has.
 pub fn mxcsr_mask() -> u32 {

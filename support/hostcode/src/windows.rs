@@ -90,6 +90,31 @@ impl Windows {
         self.start(window) + self.head
     }
 
+    /// Lets a part of a window's tail, whole pages, be read and written, or not be accessed at all.
+    ///
+    /// # Errors
+    ///
+    /// The part is not within the tail, or the host refuses.
+    pub fn allow(
+        &self,
+        window: usize,
+        offset: usize,
+        size: usize,
+        access: bool,
+    ) -> std::io::Result<()> {
+        let tail = self.stride - self.head;
+        if offset.checked_add(size).is_none_or(|end| end > tail) {
+            return Err(std::io::ErrorKind::InvalidInput.into());
+        }
+        let protection = if access { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_NONE };
+        let start = (self.tail(window) + offset) as *mut libc::c_void;
+        // SAFETY: the range lies in the window's tail; who made the windows says so of memory that no reference is to.
+        match unsafe { libc::mprotect(start, size, protection) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    }
+
     /// Bytes from a window's first byte to its tail.
     pub fn head_size(&self) -> usize {
         self.head
@@ -108,6 +133,20 @@ impl Drop for Windows {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_of_tails_are_allowed() {
+        let windows = Windows::new(0, 0x4000, 2).unwrap();
+        windows.allow(1, 0x1000, 0x2000, false).unwrap();
+        windows.allow(1, 0x2000, 0x1000, true).unwrap();
+        // SAFETY: the pages lie in the mapping and may be accessed; nothing else uses them.
+        unsafe {
+            *(windows.tail(0) as *mut u64).add(0x200) = 1;
+            *((windows.tail(1) + 0x2000) as *mut u64) = 1;
+        }
+        assert!(windows.allow(1, 0x3000, 0x2000, false).is_err());
+        assert!(windows.allow(1, usize::MAX, 0x2000, false).is_err());
+    }
 
     #[test]
     fn windows_share_their_heads_only() {

@@ -16,8 +16,9 @@ mod walk;
 pub use access::{Access, HostRange};
 pub use journal::{Journal, JournalPage, page_bytes};
 pub use tlb::{
-    BANKS, BARRED_JUMP, Bank, CODE_PAGES, ENTRIES, Entry, JUMP_SPREAD_SHIFT, JUMPS,
-    PAGE_SPREAD_SHIFT, SECOND_ENTRIES, SECOND_JUMPS, SETS, SPREAD, Set, Tlb, jump_slot,
+    BANK_WINDOW, BANKS, BARRED_JUMP, Bank, BankViews, CODE_PAGES, ENTRIES, Entry, GUARD_MASK,
+    GUARD_OFFSET, JUMP_SPREAD_SHIFT, JUMPS, PAGE_SPREAD_SHIFT, SECOND_ENTRIES, SECOND_JUMPS, SETS,
+    SPREAD, Set, Tlb, VIEW_MASK, jump_slot,
 };
 pub use walk::Translation;
 

@@ -4,10 +4,13 @@
 pub(crate) mod instructions;
 pub(crate) mod place;
 pub(crate) mod services;
+pub(crate) mod users;
+pub(crate) mod world;
 pub(crate) mod x87;
 
 use ambos_intercept::{Ledger, UnservedLog};
 use ambos_memory::GuestRam;
+use ambos_translate::Views;
 use ambos_vcpu::{Attention, CpuState, Engine, MsrFault, Platform, PortWidth, Segment, Stop};
 use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
@@ -143,13 +146,25 @@ pub(crate) fn interpreter() -> (ambos_interpret::Cpu, Arc<GuestRam>) {
 }
 
 pub(crate) fn translator() -> (ambos_translate::Translator, Arc<GuestRam>, Arc<Attention>) {
+    translator_with(Views::Auto)
+}
+
+/// One that reaches the operands of programs through views always, never, or when it likes.
+pub(crate) fn translator_with(
+    views: Views,
+) -> (ambos_translate::Translator, Arc<GuestRam>, Arc<Attention>) {
     let ram = ram();
     let attention = Arc::new(Attention::default());
-    let options = ambos_translate::Options { threshold: 2, ..ambos_translate::Options::default() };
+    let options =
+        ambos_translate::Options { threshold: 2, views, ..ambos_translate::Options::default() };
     let engine =
         ambos_translate::Translator::new(Arc::clone(&ram), Arc::clone(&attention), options);
     (engine.unwrap(), ram, attention)
 }
+
+/// Supervisor mode, and user mode without and with views.
+pub(crate) const MODES: [(bool, Views); 3] =
+    [(false, Views::Never), (true, Views::Never), (true, Views::Always)];
 
 /// Ends the process unless it is dropped soon: what must not go on for ever is run under it.
 pub(crate) struct Watchdog(std::sync::mpsc::Sender<()>);

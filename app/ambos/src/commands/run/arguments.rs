@@ -139,6 +139,10 @@ pub(crate) struct Arguments {
     #[arg(value_parser = code_cache, default_value = "64M")]
     pub(super) code_cache: usize,
 
+    /// Which programs of the guest reach their memory through mappings of the host's, not by looks into tables
+    #[arg(long, value_enum, help_heading = "Machine", default_value_t = Views::Auto)]
+    pub(super) views: Views,
+
     /// Keep a map of translated code in /tmp/perf-PID.map, where Linux's perf looks for it
     #[arg(long, help_heading = "Machine")]
     pub(super) perf_map: bool,
@@ -163,6 +167,17 @@ fn code_cache(text: &str) -> Result<usize, String> {
         Ok(size) if (1 << 20..=1 << 30).contains(&size) => Ok(size),
         _ => Err("a code cache has 1M to 1G".to_owned()),
     }
+}
+
+/// Which programs get views of their address spaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Views {
+    /// Those that compute for a while and stay with their pages
+    Auto,
+    /// All, at once: slower, but it shows errors
+    Always,
+    /// None
+    Never,
 }
 
 /// How much a guest knows of being virtualized.

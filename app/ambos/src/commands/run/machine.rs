@@ -1,6 +1,6 @@
 //! What `run` needs of a machine, and where it gets one.
 
-use super::arguments::{Boot, Engine, Technique};
+use super::arguments::{Boot, Engine, Technique, Views};
 use super::disk::Disk;
 use super::plan::Plan;
 use super::share::{Directory, Sockets};
@@ -114,7 +114,16 @@ pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, 
         memory: plan.memory,
         cpus: u32::from(plan.cpus),
         boot: Box::new(move || boot_config(&files).map_err(Into::into)),
-        engine: EngineConfig { kind, code_cache: plan.code_cache, perf_map: plan.perf_map },
+        engine: EngineConfig {
+            kind,
+            code_cache: plan.code_cache,
+            views: match plan.views {
+                Views::Auto => ambos_machine::Views::Auto,
+                Views::Always => ambos_machine::Views::Always,
+                Views::Never => ambos_machine::Views::Never,
+            },
+            perf_map: plan.perf_map,
+        },
         debug_exit: plan.debug_exit,
         technique,
         disks,

@@ -1,6 +1,6 @@
 //! From arguments to what a machine is made of.
 
-use super::arguments::{Arguments, Boot, Engine, Module, Technique};
+use super::arguments::{Arguments, Boot, Engine, Module, Technique, Views};
 use super::disk::Disk;
 use super::network::Network;
 use super::screen::Vga;
@@ -18,6 +18,7 @@ pub(super) struct Plan {
     pub(super) engine: Engine,
     /// Bytes of translated code that each vCPU keeps.
     pub(super) code_cache: usize,
+    pub(super) views: Views,
     pub(super) perf_map: bool,
     pub(super) boot: Boot,
     /// Bytes.
@@ -107,6 +108,7 @@ impl Plan {
             memory: arguments.memory,
             cpus: cpus(arguments)?,
             code_cache: arguments.code_cache,
+            views: arguments.views,
             perf_map: arguments.perf_map,
             debug_exit: arguments.debug_exit,
             measure: arguments.stats.is_some(),

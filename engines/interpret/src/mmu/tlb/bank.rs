@@ -6,6 +6,8 @@
 //! access: in one workload of a database one access in twenty did. Generated code copies what it finds
 //! in the second level to the first, so that what is in use comes back there.
 
+use super::views::BankViews;
+
 /// Pages in the first level.
 pub const ENTRIES: usize = 2048;
 /// Pages in the second level.
@@ -70,6 +72,8 @@ pub struct Set {
 pub struct Bank {
     /// By kind of access: [`super::Tlb::SUPERVISOR`] and so on.
     pub sets: [Set; SETS],
+    /// Where user accesses are seen.
+    pub views: BankViews,
 }
 
 /// One of a set's caches.

@@ -20,13 +20,14 @@
 mod bank;
 mod code_pages;
 mod fetches;
+mod views;
 mod writers;
 
 use ambos_hostcode::{ArenaError, Windows};
 use bank::{Cache, LISTED};
 use fetches::Fetches;
-use std::mem::size_of;
 use std::sync::Arc;
+use views::Views;
 use writers::{Place, Places, Writers};
 
 pub use bank::{
@@ -34,6 +35,7 @@ pub use bank::{
     SECOND_ENTRIES, SECOND_JUMPS, SETS, SPREAD, Set, jump_slot,
 };
 pub(crate) use fetches::FetchEntry;
+pub use views::{BANK_WINDOW, BankViews, GUARD_MASK, GUARD_OFFSET, VIEW_MASK};
 
 /// Address spaces that are cached at the same time.
 pub const BANKS: usize = 8;
@@ -108,6 +110,8 @@ pub struct Tlb {
     fetches: Vec<[Fetches; 2]>,
     /// Where each host page may be written through: at least the write translations of all banks.
     writers: Writers,
+    /// What generated code reaches without a probe.
+    views: Views,
     /// 4 MiB regions, by a hash of their number, in which parts of 2 or 4 MiB pages are cached.
     large: Box<[u64; LARGE_WORDS]>,
     /// The same for parts of 1 GiB pages.
@@ -155,17 +159,18 @@ impl Tlb {
     ///
     /// [`ArenaError`] if the host has no memory.
     pub fn new() -> Result<Self, ArenaError> {
-        Ok(Self::in_windows(Arc::new(Windows::new(0, size_of::<Bank>(), BANKS)?)))
+        Ok(Self::in_windows(Arc::new(Windows::new(0, BANK_WINDOW, BANKS)?)))
     }
 
-    /// An empty TLB in the tails of `windows`, which must be [`BANKS`] of at least the size of a
-    /// [`Bank`], all zero, and used by nothing else.
+    /// An empty TLB in the tails of `windows`, which must be [`BANKS`] of at least [`BANK_WINDOW`] bytes, all zero,
+    /// and used by nothing else.
     pub fn in_windows(windows: Arc<Windows>) -> Self {
         let mut tlb = Self {
             windows,
             banks: Default::default(),
             fetches: (0..BANKS).map(|_| [Fetches::new(), Fetches::new()]).collect(),
             writers: Writers::default(),
+            views: Views::default(),
             large: Box::new([0; LARGE_WORDS]),
             huge: Box::new([0; HUGE_WORDS]),
             current: 0,
@@ -309,6 +314,9 @@ impl Tlb {
     fn is_writer(&self, place: Place, host_page: usize) -> bool {
         let slots = Cache::Write.slots(place.page());
         place.caches().any(|(bank, set)| {
+            if set == Self::USER && self.views.is_writable(bank, place.page(), host_page) {
+                return true;
+            }
             let levels = self.bank(bank).sets[set].levels(Cache::Write);
             let mut entries = levels.into_iter().zip(slots).map(|(level, slot)| level[slot]);
             entries.any(|entry| entry.key == place.page() && entry.value == host_page)
@@ -416,6 +424,8 @@ impl Tlb {
         }
         if cache == Cache::Jumps {
             self.drop_code_pages(bank, set, |_| true);
+        } else if set == Self::USER {
+            self.views.clear(bank);
         }
     }
 
@@ -467,6 +477,7 @@ impl Tlb {
             }
             Places::Many => {
                 for bank in 0..BANKS {
+                    self.views.hide_writable(bank, host_page);
                     for set in 0..SETS {
                         self.drop_entries(bank, set, Cache::Write, |entry| {
                             entry.value == host_page
@@ -481,6 +492,9 @@ impl Tlb {
     fn drop_place(&mut self, place: Place, host_page: usize) {
         let slots = Cache::Write.slots(place.page());
         for (bank, set) in place.caches() {
+            if self.views.is_writable(bank, place.page(), host_page) {
+                self.views.hide(bank, place.page());
+            }
             let levels = self.bank_mut(bank).sets[set].levels_mut(Cache::Write);
             for (level, slot) in levels.into_iter().zip(slots) {
                 if level[slot].key == place.page() && level[slot].value == host_page {
@@ -494,6 +508,7 @@ impl Tlb {
     pub(crate) fn drop_write(&mut self, bank: usize, set: usize, linear: u64) {
         self.changes += 1;
         if set < SETS && bank < BANKS {
+            self.views.hide(bank, linear & !0xfff);
             Self::drop_page(&mut self.bank_mut(bank).sets[set], Cache::Write, linear & !0xfff);
         }
     }
@@ -548,6 +563,7 @@ impl Tlb {
     /// Looks through a bank for what is of the lower half of addresses, and drops it.
     fn drop_lower_half(&mut self, bank: usize) {
         self.banks[bank].local.forget();
+        self.views.clear(bank);
         for set in 0..SETS {
             for cache in Cache::ALL {
                 for level in 0..2 {
@@ -645,6 +661,7 @@ impl Tlb {
     }
 
     fn drop_page_of_bank(&mut self, bank: usize, page: u64) {
+        self.views.hide(bank, page);
         for set in &mut self.bank_mut(bank).sets {
             for cache in [Cache::Read, Cache::Write] {
                 Self::drop_page(set, cache, page);

@@ -48,7 +48,7 @@ pub(super) enum Places {
 
 /// Spreads page numbers.
 #[derive(Debug, Default)]
-struct PageHasher(u64);
+pub(super) struct PageHasher(u64);
 
 impl Hasher for PageHasher {
     fn finish(&self) -> u64 {

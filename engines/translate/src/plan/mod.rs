@@ -14,10 +14,12 @@ use crate::classify::Action;
 use crate::copy::names_high_byte;
 use crate::scratch::home_of;
 use ambos_interpret::cpu::seg;
-use iced_x86::{Code, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+use values::{Origin, Registers, Values};
 
-const RSP: usize = 4;
-const RBP: usize = 5;
+mod values;
+mod views;
+
 /// Most groups in a block: each has a place for its host address.
 pub(crate) const GROUPS: usize = 64;
 /// Most bytes that a group spans. A range of that length crosses a page in one case of eight.
@@ -95,43 +97,35 @@ pub(crate) struct Member {
 pub(crate) struct Group {
     /// The address of the first byte, where the probe stands.
     pub(crate) address: Address,
+    /// Number of the instruction of the last member.
+    pub(crate) last: usize,
+    /// What the probe looks for.
+    pub(crate) kind: GroupKind,
+}
+
+/// What a group's probe looks for, and what it finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GroupKind {
+    /// The page, in the TLB: the host address of the first byte.
+    Page(PageGroup),
+    /// The view of the region: what to add to addresses in it. If the pointer was in a register at the block's start
+    /// but for a constant, its number.
+    Distance(Option<u8>),
+    /// The same, already added to the address.
+    Seen,
+}
+
+/// Of a group in one page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PageGroup {
     /// Bytes from the first to the last.
     pub(crate) span: usize,
     /// The page must be one that may be written.
     pub(crate) write: bool,
-    /// Number of the instruction of the last member.
-    pub(crate) last: usize,
     /// Offset and bytes of the first member, if the probe stands right before it: then it faults where the
     /// probe does.
     pub(crate) first: Option<(i32, usize)>,
 }
-
-/// What is known of a register: an unknown and a constant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Value {
-    unknown: u32,
-    constant: i64,
-}
-
-/// The unknown part of an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Origin {
-    base: Option<u32>,
-    index: Option<(u32, u32)>,
-    segment: Option<usize>,
-    /// The block's page.
-    page: bool,
-}
-
-impl Origin {
-    /// Whether it is the stack pointer at the block's start.
-    fn is_stack(&self) -> bool {
-        self.base == Some(RSP as u32) && self.index.is_none()
-    }
-}
-
-/// What 16 registers hold.
-type Registers = [Value; 16];
 
 /// An access of an instruction.
 #[derive(Debug, Clone, Copy)]
@@ -172,6 +166,8 @@ pub(crate) struct Plan {
     /// Before which instruction which group is probed for, in order.
     probes: Vec<(usize, usize)>,
     members: Vec<[Option<Member>; 2]>,
+    /// Which instructions reach their operands through views; none where there are none.
+    seeing: Vec<bool>,
 }
 
 impl Plan {
@@ -182,10 +178,18 @@ impl Plan {
         rest.take_while(move |&&(at, _)| at == instruction).map(|&(_, group)| group)
     }
 
-    /// Whether some group has been probed for before or at an instruction and is used at it or later.
+    /// Whether the page of some group has been probed for before or at an instruction and is used at it or later.
     pub(crate) fn spans(&self, instruction: usize) -> bool {
         let end = self.probes.partition_point(|&(at, _)| at <= instruction);
-        self.probes[..end].iter().any(|&(_, group)| self.groups[group].last >= instruction)
+        self.probes[..end]
+            .iter()
+            .map(|&(_, group)| &self.groups[group])
+            .any(|group| matches!(group.kind, GroupKind::Page(_)) && group.last >= instruction)
+    }
+
+    /// Whether an instruction reaches its operands through views.
+    pub(crate) fn sees(&self, instruction: usize) -> bool {
+        self.seeing.get(instruction).copied().unwrap_or(false)
     }
 
     /// The group that an access of an instruction is in.
@@ -202,15 +206,14 @@ impl Plan {
     ) -> Self {
         let mut planner = Planner {
             page,
-            unknowns: 16,
+            values: Values::new(page),
             branches: 0,
-            registers: std::array::from_fn(|number| Value { unknown: number as u32, constant: 0 }),
             before: Vec::with_capacity(instructions.len()),
             open: Vec::new(),
             closed: Vec::new(),
         };
         for (index, (instruction, action)) in instructions.iter().enumerate() {
-            planner.before.push(planner.registers);
+            planner.before.push(planner.values.registers);
             if ends_groups(instructions, index) {
                 planner.barrier();
             } else {
@@ -224,10 +227,9 @@ impl Plan {
 /// The state of planning.
 struct Planner {
     page: u64,
-    unknowns: u32,
+    values: Values,
     /// Conditional jumps so far.
     branches: usize,
-    registers: Registers,
     /// The registers before each instruction.
     before: Vec<Registers>,
     open: Vec<Cluster>,
@@ -242,16 +244,10 @@ fn ends_groups(instructions: &[(Instruction, Action)], index: usize) -> bool {
     held_off || matches!(action, Action::System | Action::Interpret)
 }
 
-fn number(register: Register) -> Option<usize> {
-    register.is_gpr64().then(|| register.number())
-}
-
 impl Planner {
     fn barrier(&mut self) {
         self.closed.append(&mut self.open);
-        for register in 0..16 {
-            self.forget(register);
-        }
+        self.values.forget_all();
     }
 
     fn instruction(
@@ -264,92 +260,12 @@ impl Planner {
         for access in accesses(instruction, action, info).into_iter().flatten() {
             self.access(index, access);
         }
-        self.transfer(instruction, action, info);
-    }
-
-    fn forget(&mut self, register: usize) {
-        self.unknowns += 1;
-        self.registers[register] = Value { unknown: self.unknowns, constant: 0 };
-    }
-
-    fn add(&mut self, register: usize, constant: i64) {
-        let value = &mut self.registers[register];
-        value.constant = value.constant.wrapping_add(constant);
-    }
-
-    /// What an instruction does to the registers.
-    fn transfer(
-        &mut self,
-        instruction: &Instruction,
-        action: Action,
-        info: &mut InstructionInfoFactory,
-    ) {
-        let to = number(instruction.op0_register());
-        match action {
-            Action::Skip => {}
-            Action::Branch => self.branches += 1,
-            Action::Push => self.add(RSP, -8),
-            Action::Pop => {
-                self.add(RSP, 8);
-                if let Some(to) = to {
-                    self.forget(to);
-                }
-            }
-            Action::Leave => {
-                self.registers[RSP] = self.registers[RBP];
-                self.add(RSP, 8);
-                self.forget(RBP);
-            }
-            _ => match (known(instruction), to) {
-                (Some(Known::Add(constant)), Some(to)) => self.add(to, constant),
-                (Some(Known::Sum(from, constant)), Some(to)) => {
-                    self.registers[to] = self.registers[from];
-                    self.add(to, constant);
-                }
-                _ => {
-                    for used in info.info(instruction).used_registers() {
-                        let written = !matches!(
-                            used.access(),
-                            OpAccess::Read | OpAccess::CondRead | OpAccess::None
-                        );
-                        if written && used.register().is_gpr() {
-                            self.forget(used.register().full_register().number());
-                        }
-                    }
-                }
-            },
-        }
-    }
-
-    fn origin(&self, address: Address) -> Option<(Origin, i64)> {
-        if address.narrow {
-            return None;
-        }
-        let mut offset = address.displacement;
-        let mut origin = Origin { base: None, index: None, segment: address.segment, page: false };
-        if address.base == Register::RIP {
-            offset = (address.displacement as u64).wrapping_sub(self.page) as i64;
-            origin.page = true;
-        } else {
-            if let Some(base) = number(address.base) {
-                let value = self.registers[base];
-                origin.base = Some(value.unknown);
-                offset = offset.wrapping_add(value.constant);
-            }
-            if let Some(index) = number(address.index) {
-                let value = self.registers[index];
-                origin.index = Some((value.unknown, address.scale));
-                let scaled = value.constant.wrapping_mul(i64::from(address.scale));
-                offset = offset.wrapping_add(scaled);
-            }
-        }
-        // What does not fit a displacement is not worth a thought.
-        i32::try_from(offset).ok()?;
-        Some((origin, offset))
+        self.branches += usize::from(action == Action::Branch);
+        self.values.transfer(instruction, action, info);
     }
 
     fn access(&mut self, index: usize, access: Access) {
-        let Some((origin, low)) = self.origin(access.address) else { return };
+        let Some((origin, low)) = self.values.origin(access.address) else { return };
         let high = low + access.size as i64;
         let member = (index, access.slot, low, access.size);
         let branches = self.branches;
@@ -448,10 +364,12 @@ impl Planner {
             let group = plan.groups.len();
             plan.groups.push(Group {
                 address,
-                span: (cluster.high - cluster.low) as usize,
-                write: cluster.write,
                 last: cluster.members.last().map_or(begin, |member| member.0),
-                first: is_first.then_some(((low - cluster.low) as i32, size)),
+                kind: GroupKind::Page(PageGroup {
+                    span: (cluster.high - cluster.low) as usize,
+                    write: cluster.write,
+                    first: is_first.then_some(((low - cluster.low) as i32, size)),
+                }),
             });
             plan.probes.push((at, group));
             for &(index, slot, low, _) in &cluster.members {
@@ -462,38 +380,6 @@ impl Planner {
         plan.probes.sort_unstable();
         plan
     }
-}
-
-/// What an instruction leaves in its first operand, if that is known.
-enum Known {
-    /// What was there, plus a constant.
-    Add(i64),
-    /// What is in another register, plus a constant.
-    Sum(usize, i64),
-}
-
-fn known(instruction: &Instruction) -> Option<Known> {
-    Some(match instruction.code() {
-        Code::Add_rm64_imm8 | Code::Add_rm64_imm32 | Code::Add_RAX_imm32 => {
-            Known::Add(instruction.immediate(1) as i64)
-        }
-        Code::Sub_rm64_imm8 | Code::Sub_rm64_imm32 | Code::Sub_RAX_imm32 => {
-            Known::Add((instruction.immediate(1) as i64).wrapping_neg())
-        }
-        Code::Inc_rm64 => Known::Add(1),
-        Code::Dec_rm64 => Known::Add(-1),
-        Code::Mov_r64_rm64 | Code::Mov_rm64_r64
-            if instruction.op0_kind() == OpKind::Register
-                && instruction.op1_kind() == OpKind::Register =>
-        {
-            Known::Sum(number(instruction.op1_register())?, 0)
-        }
-        Code::Lea_r64_m if instruction.memory_index() == Register::None => Known::Sum(
-            number(instruction.memory_base())?,
-            instruction.memory_displacement64() as i64,
-        ),
-        _ => return None,
-    })
 }
 
 /// The accesses of an instruction that may be in a group.
@@ -578,6 +464,14 @@ mod tests {
         Plan::new(&instructions, live, 0x1000, &mut InstructionInfoFactory::new())
     }
 
+    /// Whether the first group is one of a page that is written, and its first member.
+    fn page(plan: &Plan) -> (bool, Option<(i32, usize)>) {
+        match plan.groups[0].kind {
+            GroupKind::Page(PageGroup { write, first, .. }) => (write, first),
+            _ => panic!("operands of a page"),
+        }
+    }
+
     #[test]
     fn pushes_and_slots_of_a_frame_are_one_group() {
         // push rbp; mov rbp, rsp; push rbx; sub rsp, 16; mov [rsp], rax; mov rcx, [rbp-16]
@@ -588,9 +482,9 @@ mod tests {
         let plan = plan(&bytes, &[0; 6]);
         assert_eq!(plan.groups.len(), 1);
         let group = plan.groups[0];
-        assert_eq!((group.span, group.write, group.last), (32, true, 5));
+        let page = PageGroup { span: 32, write: true, first: Some((24, 8)) };
+        assert_eq!((group.kind, group.last), (GroupKind::Page(page), 5));
         assert_eq!(group.address, Address::at(Register::RSP, -32));
-        assert_eq!(group.first, Some((24, 8)));
         let offset = |index, slot| plan.member(index, slot).map(|member| member.offset);
         assert_eq!(offset(0, Slot::Stack), Some(24));
         assert_eq!(offset(2, Slot::Stack), Some(16));
@@ -614,7 +508,7 @@ mod tests {
         let joined = plan(&[&read[..], &rest].concat(), &[0; 3]);
         assert_eq!(joined.groups.len(), 1);
         // The read must not fault as a write.
-        assert_eq!((joined.groups[0].write, joined.groups[0].first), (true, None));
+        assert_eq!(page(&joined), (true, None));
         assert!(joined.member(0, Slot::Operand).is_some());
         // With jz in between the page may be one that is never written.
         let apart = plan(&[&read[..], &[0x74, 0x10], &rest].concat(), &[0; 4]);
@@ -630,7 +524,7 @@ mod tests {
         let plan = plan(&bytes, &[0; 3]);
         assert_eq!(plan.groups.len(), 1);
         // The read must not fault as a write.
-        assert_eq!((plan.groups[0].write, plan.groups[0].first), (true, None));
+        assert_eq!(page(&plan), (true, None));
         assert!(plan.member(0, Slot::Operand).is_some());
         assert!(plan.member(2, Slot::Operand).is_some());
     }
@@ -641,7 +535,7 @@ mod tests {
         let bytes = [0x48, 0x39, 0xc8, 0x48, 0x8b, 0x13];
         let plan = plan(&bytes, &[0, 1]);
         assert_eq!(plan.probes_at(0).count(), 1);
-        assert_eq!(plan.groups[0].first, None);
+        assert_eq!(page(&plan), (false, None));
         // mov rbx, rcx; mov rdx, [rbx]: the address is there before.
         let copied = super::tests::plan(&[0x48, 0x89, 0xcb, 0x48, 0x8b, 0x13], &[0, 1]);
         assert_eq!(copied.groups[0].address, Address::at(Register::RCX, 0));
