@@ -158,7 +158,7 @@ impl Builder<'_> {
     ) -> Option<Done> {
         let address = Address::of(instruction)?;
         let home = (0..2).find(|&home| homed.named[home]);
-        let by_pointer = matches!(self.plan.groups[member.group].kind, GroupKind::Distance(_));
+        let by_pointer = self.plan.groups[member.group].kind == GroupKind::Distance;
         if by_pointer
             && let (Some(home), Some(pointer)) = (home, home_of(address.base))
             && home != pointer

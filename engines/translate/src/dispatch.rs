@@ -255,9 +255,11 @@ impl Translator {
         }
         let Some(linear) = self.awaited.take() else { return };
         if self.spaces.viewed && self.fill_ahead(platform, linear, false) == Filled::Yes {
+            let began = self.spaces.now();
             self.prepare_view();
             let ram = Arc::clone(&self.head.cpu.ram);
             self.head.cpu.tlb.see(&ram, linear);
+            self.spaces.note_lost(began);
         }
     }
 

@@ -408,7 +408,7 @@ impl Translator {
             address.is_some_and(|address| tlb.is_nowhere(address) || tlb.is_guard(address));
         let rip = self.page_of(block).wrapping_add(u64::from(offset));
         self.statistics.view_faults += 1;
-        self.spaces.miss();
+        let began = self.spaces.now();
         let outcome = match linear {
             Some(linear) => self.fill(platform, linear, 1, write),
             None => Filled::No,
@@ -423,9 +423,13 @@ impl Translator {
             let ram = Arc::clone(&self.head.cpu.ram);
             let found = self.cache.block_at(pc).filter(|&found| found == block);
             let is_current = found.is_some_and(|found| !self.cache.blocks[found as usize].stale);
-            if self.head.cpu.tlb.see(&ram, linear) && is_current {
+            let seen = self.head.cpu.tlb.see(&ram, linear);
+            self.spaces.note_lost(began);
+            if seen && is_current && self.spaces.viewed {
                 return Next::Continue(pc);
             }
+        } else {
+            self.spaces.note_lost(began);
         }
         self.take_flags_from(state.flags_kept);
         let (slots, gpr) = (&self.head.slots, [gpr::R10, gpr::R11]);

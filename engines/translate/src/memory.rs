@@ -13,7 +13,6 @@ use crate::layout;
 use crate::plan::{Address, PageGroup};
 use crate::scratch::home_of;
 use crate::site::Kind;
-use crate::views::Usual;
 use ambos_interpret::mmu::{ENTRIES, Entry};
 use iced_x86::{Code as Op, Instruction, MemoryOperand, Register};
 
@@ -206,7 +205,7 @@ impl Builder<'_> {
     pub(crate) fn check(&mut self, first: u8, second: u8, check: Check) {
         let Check { size, write, flags_live, .. } = check;
         if self.viewing {
-            let usual = if self.source.even { Usual::Certain } else { Usual::Data };
+            let usual = self.usual();
             return self.look_up_view(second, first, usual, flags_live);
         }
         let cache = if write { self.set.write } else { self.set.read };

@@ -25,10 +25,13 @@ const BETWEEN: Duration = Duration::from_millis(2);
 /// A look does not count if the TLB missed more often than this since the last one: such programs would miss as many
 /// pages.
 const MOST_TLB_MISSES: u64 = 200;
-/// After so many missing pages it is decided whether they were too many.
-const MISSES: u32 = 512;
-/// They were if they came within this time: some fifth of it was lost by them.
-const TOO_SOON: Duration = Duration::from_millis(15);
+/// Missing pages may take so much time, as a program has to begin somewhere, and one part in so many of all besides.
+const CREDIT: Duration = Duration::from_millis(20);
+const SHARE: u32 = 6;
+/// After this time what they took is forgotten.
+const PERIOD: Duration = Duration::from_secs(1);
+/// What a fault takes in the host's kernel before it is served.
+const SIGNAL: Duration = Duration::from_micros(4);
 /// How long an address space is without views after the first time.
 const FIRST_BAN: Duration = Duration::from_millis(50);
 /// The longest such time.
@@ -44,8 +47,9 @@ struct Space {
     root: u64,
     looks: u32,
     viewed: bool,
-    misses: u32,
-    /// Since when misses are counted; before, when the last look was.
+    /// Time that missing pages took.
+    lost: Duration,
+    /// Since when that is counted; before, when the last look was.
     since: Instant,
     stack: u64,
     /// Misses of the TLB at the last look.
@@ -119,29 +123,33 @@ impl Spaces {
         if space.looks < LOOKS || space.banned.is_some_and(|until| now < until) {
             return false;
         }
-        (space.viewed, space.misses, space.since) = (true, 0, now);
+        (space.viewed, space.lost, space.since) = (true, Duration::ZERO, now);
         self.viewed = true;
         true
     }
 
-    /// Counts a page that is missing in a view.
-    pub(crate) fn miss(&mut self) {
-        if self.policy != Views::Auto {
-            return;
-        }
+    /// When something begins that is done so that pages are seen, for [`Spaces::note_lost`].
+    pub(crate) fn now(&self) -> Option<Instant> {
+        (self.policy == Views::Auto).then(Instant::now)
+    }
+
+    /// Counts the time that was taken by pages that are to be seen.
+    pub(crate) fn note_lost(&mut self, began: Option<Instant>) {
+        let Some(began) = began else { return };
         let now = Instant::now();
         let space = self.current(now);
-        space.misses += 1;
-        if space.misses < MISSES {
+        space.lost += now - began + SIGNAL;
+        let passed = now - space.since;
+        if !space.viewed {
             return;
         }
-        if now - space.since < TOO_SOON {
+        if space.lost > CREDIT + passed / SHARE {
             (space.viewed, space.looks) = (false, 0);
             space.banned = Some(now + space.ban);
             space.ban = (space.ban * 2).min(LONGEST_BAN);
             self.viewed = false;
-        } else {
-            (space.misses, space.since) = (0, now);
+        } else if passed > PERIOD {
+            (space.lost, space.since) = (Duration::ZERO, now);
         }
     }
 
@@ -152,7 +160,7 @@ impl Spaces {
             root,
             looks: 0,
             viewed: false,
-            misses: 0,
+            lost: Duration::ZERO,
             since: now,
             stack: UNKNOWN,
             tlb_misses: 0,
@@ -202,16 +210,18 @@ mod tests {
     }
 
     #[test]
-    fn many_misses_at_once_end_views() {
+    fn much_time_lost_ends_views() {
         let mut spaces = Spaces::new(Views::Auto);
         spaces.switch(1, false);
         assert!([(); 4].map(|()| look(&mut spaces))[3]);
         let index = spaces.known.len() - 1;
+        spaces.known[index].lost = CREDIT + Duration::from_millis(900) / SHARE;
         spaces.known[index].since -= Duration::from_secs(1);
-        (0..MISSES).for_each(|_| spaces.miss());
+        spaces.note_lost(spaces.now());
         assert!(spaces.viewed, "there was time");
-        spaces.known[index].since = Instant::now() + Duration::from_secs(1);
-        (0..MISSES).for_each(|_| spaces.miss());
+        assert_eq!(spaces.known[index].lost, Duration::ZERO, "what was lost is forgotten");
+        spaces.known[index].lost = Duration::from_secs(1000);
+        spaces.note_lost(spaces.now());
         assert!(!spaces.viewed);
         spaces.known[index].banned = Some(Instant::now() + Duration::from_secs(100));
         assert!([(); 9].map(|()| look(&mut spaces)).iter().all(|&gets| !gets));

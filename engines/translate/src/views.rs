@@ -123,14 +123,14 @@ impl Builder<'_> {
     /// Whether members of a group are at the usual distance, or fault.
     fn is_usual(&self, number: usize) -> bool {
         let group = &self.plan.groups[number];
-        matches!(group.kind, GroupKind::Distance(_))
+        group.kind == GroupKind::Distance
             && (self.source.even || group.address.base == Register::RSP)
     }
 
     /// Looks up the view for a group of operands that begins at the current instruction.
     pub(crate) fn look_up_group(&mut self, number: usize, flags_live: bool) {
         let group = self.plan.groups[number];
-        if let GroupKind::Distance(initial) = group.kind {
+        if group.kind == GroupKind::Distance {
             let base = group.address.base;
             let home = home_of(base);
             if let Some(home) = home {
@@ -140,7 +140,7 @@ impl Builder<'_> {
             if self.is_usual(number) {
                 return self.ask_guard(to, base.number() as u8);
             }
-            let usual = self.usual_of(initial);
+            let usual = self.usual();
             self.look_up_view(to, base.number() as u8, usual, flags_live);
             self.holds(usize::from(to == reg::R11), number);
             return;
@@ -150,7 +150,7 @@ impl Builder<'_> {
             self.failed = true;
             return;
         }
-        let usual = if self.source.even { Usual::Certain } else { Usual::Data };
+        let usual = self.usual();
         self.look_up_view(reg::R11, reg::R10, usual, flags_live);
         self.code.lea(reg::R10, Mem::Sum(reg::R10, reg::R11));
         self.holds(0, number);
@@ -159,11 +159,12 @@ impl Builder<'_> {
         }
     }
 
-    /// Which distance to try for a pointer that was in a register, if in one, at the block's start: what the register
-    /// holds now, as the block is translated, is likely to be where it points later.
-    fn usual_of(&self, register: Option<u8>) -> Usual {
-        let value = register.and_then(|number| self.cpu.native.gpr.get(usize::from(number)));
-        match value {
+    /// Which distance to try for the operand of the current instruction. If its pointer was in a register at the block's
+    /// start, what that holds now, as the block is translated, is likely to be where it points later.
+    pub(crate) fn usual(&self) -> Usual {
+        let register = self.plan.pointer(self.index).map(usize::from);
+        match register.and_then(|number| self.cpu.native.gpr.get(number)) {
+            _ if self.source.even => Usual::Certain,
             Some(&linear) if self.cpu.tlb.is_seen_as_stack(linear) => Usual::Stack,
             _ => Usual::Data,
         }

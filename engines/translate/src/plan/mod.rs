@@ -108,9 +108,8 @@ pub(crate) struct Group {
 pub(crate) enum GroupKind {
     /// The page, in the TLB: the host address of the first byte.
     Page(PageGroup),
-    /// The view of the region: what to add to addresses in it. If the pointer was in a register at the block's start
-    /// but for a constant, its number.
-    Distance(Option<u8>),
+    /// The view of the region: what to add to addresses in it.
+    Distance,
     /// The same, already added to the address.
     Seen,
 }
@@ -168,6 +167,8 @@ pub(crate) struct Plan {
     members: Vec<[Option<Member>; 2]>,
     /// Which instructions reach their operands through views; none where there are none.
     seeing: Vec<bool>,
+    /// The registers that held the pointers of their operands at the block's start, but for a constant.
+    pointers: Vec<Option<u8>>,
 }
 
 impl Plan {
@@ -190,6 +191,11 @@ impl Plan {
     /// Whether an instruction reaches its operands through views.
     pub(crate) fn sees(&self, instruction: usize) -> bool {
         self.seeing.get(instruction).copied().unwrap_or(false)
+    }
+
+    /// The register that held the pointer of an instruction's operand at the block's start, but for a constant.
+    pub(crate) fn pointer(&self, instruction: usize) -> Option<u8> {
+        self.pointers.get(instruction).copied().flatten()
     }
 
     /// The group that an access of an instruction is in.

@@ -24,7 +24,11 @@ impl Plan {
         let seeing =
             instructions.iter().map(|&(ref instruction, action)| sees(instruction, action));
         let seeing: Vec<bool> = seeing.collect();
-        let mut plan = Self { members: vec![[None; 2]; instructions.len()], ..Self::default() };
+        let mut plan = Self {
+            members: vec![[None; 2]; instructions.len()],
+            pointers: vec![None; instructions.len()],
+            ..Self::default()
+        };
         let mut values = Values::new(page);
         let mut open = Vec::new();
         for (index, &(ref instruction, action)) in instructions.iter().enumerate() {
@@ -70,6 +74,9 @@ impl Plan {
         page: u64,
     ) {
         let Some((origin, distance)) = values.origin(access.address) else { return };
+        let pointer = origin.base.and_then(|unknown| u8::try_from(unknown).ok());
+        let pointer = pointer.filter(|&number| usize::from(number) < values.registers.len());
+        self.pointers[index] = self.pointers[index].or(pointer);
         if distance.abs() > FAR {
             return;
         }
@@ -84,10 +91,7 @@ impl Plan {
                     _ => (0, distance.wrapping_sub(displacement)),
                 };
                 let plain = base.is_gpr64() && by == Register::None && segment.is_none();
-                let initial = origin.base.and_then(|unknown| u8::try_from(unknown).ok());
-                let initial =
-                    initial.filter(|&number| usize::from(number) < values.registers.len());
-                let kind = if plain { GroupKind::Distance(initial) } else { GroupKind::Seen };
+                let kind = if plain { GroupKind::Distance } else { GroupKind::Seen };
                 if self.groups.len() == GROUPS || from.abs() > FAR {
                     return;
                 }
@@ -131,8 +135,8 @@ mod tests {
             0xc3, 0x48, 0x8b, 0x13,
         ]);
         assert_eq!(plan.groups.len(), 2);
-        assert_eq!(plan.groups[0].kind, GroupKind::Distance(Some(3)));
-        assert_eq!(plan.groups[1].kind, GroupKind::Distance(None));
+        assert!(plan.groups.iter().all(|group| group.kind == GroupKind::Distance));
+        assert_eq!([0, 2, 4].map(|index| plan.pointer(index)), [Some(3), Some(3), None]);
         assert_eq!(plan.groups[0].last, 2);
         assert_eq!(plan.groups[1].address, Address::at(Register::RBX, 0));
         assert_eq!(plan.probes_at(4).collect::<Vec<_>>(), [1]);
