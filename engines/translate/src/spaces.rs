@@ -2,7 +2,7 @@
 //!
 //! A page that is missing costs a signal and a mapping, some microseconds; what it saves is a few instructions at each
 //! access. So an address space gets views when its program has been running at several looks for attention, and loses
-//! them, for longer each time, if too many pages are missing.
+//! them, for longer each time, if missing pages take too much of its time.
 
 use std::time::{Duration, Instant};
 

@@ -31,6 +31,7 @@ use crate::layout;
 use crate::plan::{GroupKind, Member};
 use crate::scratch::{USUAL, home_of};
 use ambos_interpret::exec::native::Class;
+use ambos_interpret::mmu::VIEW_REGIONS;
 use iced_x86::{Instruction, Register};
 
 /// Where the guest's state is while an access runs that may fault.
@@ -60,9 +61,6 @@ pub(crate) enum Usual {
     /// That of the stack, and there is no other that might be right.
     Certain,
 }
-
-/// Entries of a table of regions.
-const VIEW_REGIONS: i32 = 256;
 
 impl Source<'_> {
     /// Whether an instruction of the block reaches its operands through views.
@@ -100,7 +98,7 @@ impl Builder<'_> {
             self.flags = FlagsIn::Memory;
         }
         let usual = usual as i32;
-        let is_usual = self.set.is_usual + usual * VIEW_REGIONS;
+        let is_usual = self.set.is_usual + usual * VIEW_REGIONS as i32;
         // cmp to, byte ptr [is_usual + to]
         self.code.op(false, &[0x3a], to, Mem::GsBase(to, is_usual));
         let other = self.code.jump_if(5, 0);

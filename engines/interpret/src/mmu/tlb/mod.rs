@@ -35,7 +35,7 @@ pub use bank::{
     SECOND_ENTRIES, SECOND_JUMPS, SETS, SPREAD, Set, jump_slot,
 };
 pub(crate) use fetches::FetchEntry;
-pub use views::{BANK_WINDOW, BankViews, GUARD_MASK, GUARD_OFFSET, VIEW_MASK};
+pub use views::{BANK_WINDOW, BankViews, GUARD_MASK, GUARD_OFFSET, VIEW_MASK, VIEW_REGIONS};
 
 /// Address spaces that are cached at the same time.
 pub const BANKS: usize = 8;

@@ -20,7 +20,7 @@ use std::hash::BuildHasherDefault;
 /// The bits of a linear address that number its region.
 pub const VIEW_MASK: u64 = (VIEW_REGIONS as u64 - 1) << REGION_BITS;
 /// Regions.
-const VIEW_REGIONS: usize = 256;
+pub const VIEW_REGIONS: usize = 256;
 /// Binary logarithm of the bytes of a region.
 const REGION_BITS: u32 = 40;
 const REGION: u64 = 1 << REGION_BITS;
