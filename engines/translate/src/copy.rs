@@ -85,11 +85,9 @@ impl Builder<'_> {
         self.hold_x87(class, flags_live);
         let raises = raises(instruction);
         // Of an access to what is seen it is noted where the state is.
-        let in_memory =
-            (0..instruction.op_count()).any(|index| instruction.op_kind(index) == OpKind::Memory);
-        let may_fault = raises && !(in_memory && self.viewing);
         let memory =
             (0..instruction.op_count()).find(|&index| instruction.op_kind(index) == OpKind::Memory);
+        let may_fault = raises && !(memory.is_some() && self.viewing);
         let homed = self.homed(instruction);
         let Some(memory) = memory else {
             Homed::each(homed.read).for_each(|home| self.need(home));

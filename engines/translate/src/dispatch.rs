@@ -7,12 +7,13 @@ use crate::cold::ColdPlaces;
 use crate::compat::{is_flat32, unlimited};
 use crate::counts;
 use crate::emit::Code;
-use crate::exits::{Filled, Next};
+use crate::exits::Next;
 use crate::layout::{Head, SetLayout, Slots};
 use crate::native::SharedHead;
 use crate::options::{Options, TranslatorError};
 use crate::perf_map::PerfMap;
 use crate::second;
+use crate::seeing::{has_fast_pext, is_upper};
 use crate::spaces::{Spaces, Views};
 use crate::statistics::Statistics;
 use crate::stubs::{self, Stubs};
@@ -234,50 +235,6 @@ impl Translator {
         self.permissions.1 << 4 | u32::from(cpl) << 2 | set as u32 | 1 << 31 | views
     }
 
-    /// Sees to it that the bank in use can serve views if its address space has them.
-    fn prepare_view(&mut self) {
-        let root = self.spaces.root;
-        if !self.spaces.viewed || self.head.cpu.tlb.is_prepared(root) {
-            return;
-        }
-        let cpu = &self.head.cpu;
-        if cpu.mode.cpl == 3 && !is_upper(cpu.native.gpr[RIP]) {
-            self.spaces.note_stack(cpu.native.gpr[gpr::RSP]);
-        }
-        self.head.cpu.tlb.prepare_view(root, self.spaces.stack);
-    }
-
-    /// Lets the page be seen that the guest was to map, once its program runs again: it is about to be accessed.
-    fn see_awaited(&mut self, platform: &mut dyn Platform) {
-        let cpu = &self.head.cpu;
-        if cpu.mode.cpl != 3 || cpu.mmu_index != Tlb::USER || is_upper(cpu.native.gpr[RIP]) {
-            return;
-        }
-        let Some(linear) = self.awaited.take() else { return };
-        if self.spaces.viewed && self.fill_ahead(platform, linear, false) == Filled::Yes {
-            let began = self.spaces.now();
-            self.prepare_view();
-            let ram = Arc::clone(&self.head.cpu.ram);
-            self.head.cpu.tlb.see(&ram, linear);
-            self.spaces.note_lost(began);
-        }
-    }
-
-    /// Lets a program that has been running for some time reach its operands through views.
-    fn consider_views(&mut self) {
-        let cpu = &self.head.cpu;
-        let program = cpu.mode.cpl == 3 && cpu.mmu_index == Tlb::USER && cpu.is_64bit();
-        if !program || is_upper(cpu.native.gpr[RIP]) || cpu.control.cr3 != self.spaces.root {
-            return;
-        }
-        if self.spaces.look(self.statistics.tlb_misses) {
-            self.statistics.views_opened += 1;
-            self.prepare_view();
-            let ram = Arc::clone(&self.head.cpu.ram);
-            self.head.cpu.tlb.see_all(&ram);
-        }
-    }
-
     /// Sees to it that translated code finds only what fits in the jump caches of sets that it may change
     /// to by itself.
     #[inline]
@@ -313,7 +270,7 @@ impl Translator {
             Some(Place::Never) => return None,
             None => {}
         }
-        let plain = Key { mode: mode & !(VIEWS | EVEN), ..key };
+        let plain = without_views(key);
         let known = plain != key && matches!(self.cache.get(plain), Some(Place::Block(_)));
         if key.groups && !known && !self.cold.is_due(&key, self.options.threshold) {
             return None;
@@ -385,7 +342,7 @@ impl Translator {
         for attempt in 0..2 {
             let (cache, cold_places, threshold) = (&self.cache, &self.cold, self.options.threshold);
             // Where there are no views, blocks were made of what the interpreter saw.
-            let plain = Key { mode: key.mode & !(VIEWS | EVEN), ..key };
+            let plain = without_views(key);
             let path: Vec<u16> = match cache.get(plain) {
                 Some(Place::Block(block)) if plain != key => cache.guest_offsets(block).collect(),
                 _ => Vec::new(),
@@ -620,17 +577,9 @@ impl Translator {
     }
 }
 
-/// Whether an address is in no program.
-fn is_upper(linear: u64) -> bool {
-    linear >> 47 != 0
-}
-
-/// Whether the processor has a fast PEXT: AMD's had none before their family 19h.
-fn has_fast_pext() -> bool {
-    let vendor = std::arch::x86_64::__cpuid(0).ebx;
-    let signature = std::arch::x86_64::__cpuid(1).eax;
-    let family = (signature >> 8 & 0xf) + (signature >> 20 & 0xff);
-    vendor != u32::from_le_bytes(*b"Auth") || family >= 0x19
+/// What code of the same place without views is found by.
+fn without_views(key: Key) -> Key {
+    Key { mode: key.mode & !(VIEWS | EVEN), ..key }
 }
 
 impl Engine for Translator {

@@ -4,7 +4,6 @@ use crate::dispatch::Translator;
 use crate::far::FarJump;
 use crate::second;
 use crate::site::Kind;
-use crate::views::ViewState;
 use ambos_hostcode::HostFault;
 use ambos_interpret::cpu::RIP;
 use ambos_interpret::exit::{Exit, Fault};
@@ -12,7 +11,6 @@ use ambos_interpret::mmu::{Access, HostRange, is_canonical};
 use ambos_vcpu::{Platform, Stop};
 use ambos_x86::{Vector, gpr};
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// How the run goes on after an exit.
 pub(crate) enum Next {
@@ -250,7 +248,7 @@ impl Translator {
     }
 
     /// Takes the flags from where an exit left them: in memory for it, or kept in memory before.
-    fn take_flags_from(&mut self, kept: bool) {
+    pub(crate) fn take_flags_from(&mut self, kept: bool) {
         if kept {
             self.set_arithmetic_flags(self.head.slots.kept_flags);
         } else {
@@ -303,7 +301,7 @@ impl Translator {
     }
 
     /// Delivers the fault of the memory operand of the instruction at `rip`.
-    fn deliver(&mut self, platform: &mut dyn Platform, rip: u64, fault: Fault) -> Next {
+    pub(crate) fn deliver(&mut self, platform: &mut dyn Platform, rip: u64, fault: Fault) -> Next {
         self.head.cpu.native.gpr[RIP] = rip;
         // The shadow of STI ends with a fault as well.
         self.head.cpu.interrupt_shadow = false;
@@ -327,7 +325,7 @@ impl Translator {
     }
 
     /// Lets the interpreter run the instruction at `rip`.
-    fn interpret_at(&mut self, platform: &mut dyn Platform, rip: u64) -> Next {
+    pub(crate) fn interpret_at(&mut self, platform: &mut dyn Platform, rip: u64) -> Next {
         self.head.cpu.native.gpr[RIP] = rip;
         if self.head.cpu.slow {
             return Next::Boundary;
@@ -339,7 +337,7 @@ impl Translator {
     }
 
     /// Enters the translation of a memory operand into the TLB.
-    fn fill(
+    pub(crate) fn fill(
         &mut self,
         platform: &mut dyn Platform,
         linear: u64,
@@ -385,77 +383,6 @@ impl Translator {
             false => cpu.tlb.lookup_read(set, linear),
         };
         if resolved.is_ok() && cached.is_some() { Filled::Yes } else { Filled::No }
-    }
-
-    /// Serves a fault of the access, by the instruction at an offset in a block, to a page that is not seen, or not so.
-    fn serve_view(
-        &mut self,
-        platform: &mut dyn Platform,
-        (block, offset): (u32, u16),
-        state: ViewState,
-    ) -> Next {
-        /// The bit of a page fault's error code that says that it was a write.
-        const WRITE: u64 = 2;
-        let frame = &self.head.slots.frame;
-        let (pc, write) = (frame.fault_code as u64, frame.error & WRITE != 0);
-        let address = match frame.host_fault() {
-            Some(HostFault::Memory { address }) => Some(address),
-            _ => None,
-        };
-        let tlb = &self.head.cpu.tlb;
-        let linear = address.and_then(|address| tlb.seen_from(address));
-        let unknown =
-            address.is_some_and(|address| tlb.is_nowhere(address) || tlb.is_guard(address));
-        let rip = self.page_of(block).wrapping_add(u64::from(offset));
-        self.statistics.view_faults += 1;
-        let began = self.spaces.now();
-        let outcome = match linear {
-            Some(linear) => self.fill(platform, linear, 1, write),
-            None => Filled::No,
-        };
-        if let (Filled::Yes, Some(linear), true) = (outcome, linear, self.spaces.viewed) {
-            // What lies around it is likely to be next.
-            for page in self.head.cpu.tlb.unseen_around(linear) {
-                if page != linear & !0xfff {
-                    self.fill_ahead(platform, page, false);
-                }
-            }
-            let ram = Arc::clone(&self.head.cpu.ram);
-            let found = self.cache.block_at(pc).filter(|&found| found == block);
-            let is_current = found.is_some_and(|found| !self.cache.blocks[found as usize].stale);
-            let seen = self.head.cpu.tlb.see(&ram, linear);
-            self.spaces.note_lost(began);
-            if seen && is_current && self.spaces.viewed {
-                return Next::Continue(pc);
-            }
-        } else {
-            self.spaces.note_lost(began);
-        }
-        self.take_flags_from(state.flags_kept);
-        let (slots, gpr) = (&self.head.slots, [gpr::R10, gpr::R11]);
-        let scratch = slots.scratch;
-        let registers = &mut self.head.cpu.native.gpr;
-        for home in (0..2).filter(|&home| state.homes[home]) {
-            registers[gpr[home]] = scratch[home];
-        }
-        let rsp = &mut registers[gpr::RSP];
-        *rsp = rsp.wrapping_add(i64::from(state.behind) as u64);
-        match outcome {
-            Filled::Fault(fault) => {
-                self.awaited = linear;
-                self.deliver(platform, rip, fault)
-            }
-            _ => {
-                self.statistics.memory_interpreted += 1;
-                let next = self.interpret_at(platform, rip);
-                if unknown {
-                    // The TLB has the page now.
-                    let ram = Arc::clone(&self.head.cpu.ram);
-                    self.head.cpu.tlb.see_all(&ram);
-                }
-                next
-            }
-        }
     }
 
     /// Serves a fault of the host in translated code: the interpreter runs the instruction, and

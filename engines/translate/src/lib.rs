@@ -13,7 +13,8 @@
 //! - [`build`], [`entries`]: from guest instructions to host code; [`classify`], [`liveness`], [`emit`].
 //! - [`copy`], [`stack`]: instructions that are copied; pushes, pops, calls and returns.
 //! - [`plan`], [`group`]: which memory operands share a probe, and how they do.
-//! - [`views`], [`spaces`]: operands of user code that are reached without a probe, and in which address spaces.
+//! - [`views`], [`spaces`], [`seeing`]: operands of user code that are reached without a probe, in which address spaces,
+//!   and pages that are missing there.
 //! - [`scratch`]: what the two scratch registers hold.
 //! - [`compat`]: 32-bit code.
 //! - [`control`]: how blocks go on.
@@ -55,6 +56,7 @@ mod perf_map;
 mod plan;
 mod scratch;
 mod second;
+mod seeing;
 mod segments;
 mod site;
 mod spaces;

@@ -54,6 +54,18 @@ pub struct BankViews {
     pub is_usual: [[u8; VIEW_REGIONS]; 2],
 }
 
+impl BankViews {
+    /// Notes for which regions the usual distances are right.
+    fn note_usual(&mut self) {
+        for (usual, is_usual) in self.usual.iter().zip(&mut self.is_usual) {
+            for (region, (number, distance)) in is_usual.iter_mut().zip(&self.distances).enumerate()
+            {
+                *number = if distance == usual { region as u8 } else { !region as u8 };
+            }
+        }
+    }
+}
+
 /// The bits of a linear address that lead to its byte in a bank's guard, see [`GUARD_OFFSET`]: those of its region lead
 /// to a page.
 pub const GUARD_MASK: u64 = (GUARD_SIZE as u64 - 1) << (REGION_BITS - 12);
@@ -128,6 +140,12 @@ pub(super) struct Views {
 fn region(linear: u64) -> Option<usize> {
     let region = (linear >> REGION_BITS) as usize;
     (region < LOWER).then_some(region)
+}
+
+/// The pages that come with the one of `linear`, and that.
+fn around(linear: u64) -> impl Iterator<Item = u64> {
+    let first = linear & !(AROUND * 0x1000 - 1);
+    (0..AROUND).map(move |index| first + index * 0x1000)
 }
 
 /// Zones for programs and for stacks, moved by the same distance, such that neither touches anything.
@@ -259,12 +277,8 @@ impl Tlb {
     fn add_zone(&mut self, zone: Zone) {
         let distance = zone.distance();
         let views = &mut self.bank_mut(self.current).views;
-        for region in zone.first..zone.first + zone.count {
-            views.distances[region] = distance;
-            for (usual, is_usual) in views.usual.iter().zip(&mut views.is_usual) {
-                is_usual[region] = if *usual == distance { region as u8 } else { !region as u8 };
-            }
-        }
+        views.distances[zone.first..zone.first + zone.count].fill(distance);
+        views.note_usual();
         let usual = views.usual[0] == distance;
         let pages = [zone.first, zone.count].map(|regions| regions << 12);
         let bank = &mut self.views.banks[self.current];
@@ -312,20 +326,16 @@ impl Tlb {
     }
 
     /// The pages around one that come with it, as far as they are not seen yet.
-    pub fn unseen_around(&self, linear: u64) -> impl Iterator<Item = u64> + use<> {
+    pub fn unseen_around(&self, linear: u64) -> Vec<u64> {
         let pages = &self.views.banks[self.current].pages;
-        let first = linear & !(AROUND * 0x1000 - 1);
-        let around = (0..AROUND).map(|index| first + index * 0x1000);
-        let unseen = around.filter(|&page| !pages.contains_key(&(page as usize)));
-        unseen.collect::<Vec<_>>().into_iter()
+        around(linear).filter(|&page| !pages.contains_key(&(page as usize))).collect()
     }
 
     /// Lets the page of `linear`, which the caches of user accesses have, be seen, and some around it. Whether
     /// it is; if not, there is no room for it.
     pub fn see(&mut self, ram: &GuestRam, linear: u64) -> bool {
-        let first = linear & !(AROUND * 0x1000 - 1);
-        let around = (0..AROUND).map(|index| first + index * 0x1000);
-        let pages: Vec<_> = around.filter_map(|page| Some((page, self.to_see(page)?))).collect();
+        let pages: Vec<_> =
+            around(linear).filter_map(|page| Some((page, self.to_see(page)?))).collect();
         self.show(ram, &pages);
         self.views.banks[self.current].pages.contains_key(&(linear as usize & !0xfff))
     }
@@ -419,10 +429,7 @@ impl Tlb {
     fn use_for_data(&mut self, distance: u64) {
         let views = &mut self.bank_mut(self.current).views;
         views.usual[1] = distance;
-        for (region, is_usual) in views.is_usual[1].iter_mut().enumerate() {
-            let usual = views.distances[region] == distance;
-            *is_usual = if usual { region as u8 } else { !region as u8 };
-        }
+        views.note_usual();
     }
 }
 
