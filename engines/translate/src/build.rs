@@ -5,6 +5,7 @@
 //! them gets them loaded; what is loaded stays so until a scratch register is needed.
 
 use crate::classify::Action;
+use crate::counting::Counting;
 use crate::emit::{Code, Mem, reg};
 use crate::entries::Head;
 use crate::flags::FlagsIn;
@@ -148,6 +149,8 @@ pub(crate) struct Builder<'a> {
     pub(crate) info: InstructionInfoFactory,
     /// Which operands share probes.
     pub(crate) plan: Plan,
+    /// The block begins with a loop whose turns can be skipped.
+    counting: Option<Counting>,
     /// Code was generated that must not run.
     pub(crate) failed: bool,
     /// Number of the current instruction.
@@ -228,6 +231,7 @@ pub(crate) fn build(
         stubs,
         info: InstructionInfoFactory::new(),
         plan: Plan::default(),
+        counting: None,
         failed: false,
         index: 0,
         scratch: Scratch::default(),
@@ -249,6 +253,9 @@ pub(crate) fn build(
         x87_held: false,
     };
     let needed = builder.live(&instructions);
+    if source.follows() {
+        builder.counting = Counting::find(&instructions, source.linear);
+    }
     if source.groups && !straddling && !source.narrow {
         let page = builder.page_base();
         builder.plan = match source.views {
@@ -464,7 +471,10 @@ impl Builder<'_> {
                 self.flush();
                 let target = instruction.near_branch_target().wrapping_sub(self.page_base());
                 let condition = instruction.condition_code() as u8 - 1;
-                self.edge(target, Some(condition), 0);
+                match self.counting.take_if(|counting| counting.back == self.index) {
+                    Some(counting) => self.skip_turns(&counting, target, condition),
+                    None => self.edge(target, Some(condition), 0),
+                }
                 if self.next_action.is_some() {
                     return Done::Next;
                 }

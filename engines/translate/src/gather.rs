@@ -169,7 +169,7 @@ impl Source<'_> {
 
     /// Whether the block is one that follows jumps: what looks on at blocks knows instructions by where they
     /// are, and wants each once.
-    fn follows(&self) -> bool {
+    pub(crate) fn follows(&self) -> bool {
         !self.apart && !self.narrow && self.page.len() == 0x1000
     }
 }

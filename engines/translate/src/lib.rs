@@ -17,7 +17,7 @@
 //!   and pages that are missing there.
 //! - [`scratch`]: what the two scratch registers hold.
 //! - [`compat`]: 32-bit code.
-//! - [`control`]: how blocks go on.
+//! - [`control`]: how blocks go on. [`counting`]: loops whose turns need not be run.
 //! - [`system`]: frequent system instructions; by subject [`flags`], [`segments`], [`syscalls`].
 //! - [`x87`]: x87 and MMX instructions, and their state.
 //! - [`strings`], [`bits`]: string instructions, and bits that a register names.
@@ -37,6 +37,7 @@ mod cold;
 mod compat;
 mod control;
 mod copy;
+mod counting;
 mod counts;
 mod dispatch;
 mod emit;
