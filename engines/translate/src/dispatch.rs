@@ -256,7 +256,9 @@ impl Translator {
         let mode = self.mode()?;
         let rip = self.head.cpu.native.gpr[RIP];
         let Ok(page) = self.head.cpu.code_page(platform, rip) else { return None };
-        let absolute = self.head.cpu.mode.cpl != 3 || !self.head.cpu.is_64bit();
+        // Programs are mapped where they are wanted; of a kernel, a page has one address.
+        let program = self.head.cpu.mode.cpl == 3 && !is_upper(rip);
+        let absolute = !program || !self.head.cpu.is_64bit();
         let key = Key {
             gpa: page.gpa_page | rip & 0xfff,
             linear_page: if absolute { rip & !0xfff } else { 0 },
