@@ -7,6 +7,7 @@
 
 mod device_memory;
 mod dma;
+mod filling;
 mod page_flags;
 mod ram;
 mod words;

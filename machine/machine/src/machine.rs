@@ -288,6 +288,7 @@ impl Machine {
     /// [`MachineError`]: a guest that cannot be loaded is the usual one.
     pub fn new(config: Config) -> Result<Self, MachineError> {
         let made = Instant::now();
+        tsc::expect_frequency();
         let Config {
             memory,
             cpus,

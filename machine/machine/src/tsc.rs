@@ -70,10 +70,22 @@ fn announced() -> Option<u64> {
     None
 }
 
+/// When the measurement of the frequency began, and the counter then.
+fn beginning() -> (Instant, u64) {
+    static BEGINNING: OnceLock<(Instant, u64)> = OnceLock::new();
+    *BEGINNING.get_or_init(|| (Instant::now(), host_tsc()))
+}
+
+/// Says that the frequency will be asked for: if it has to be measured, that begins now.
+pub(crate) fn expect_frequency() {
+    let _ = beginning();
+}
+
 /// Measures against the monotonic clock, as the kernel calibrates: 20 ms give some 10 ppm.
 fn measured() -> u64 {
-    let (start, first) = (Instant::now(), host_tsc());
-    std::thread::sleep(Duration::from_millis(20));
+    const LEAST: Duration = Duration::from_millis(20);
+    let (start, first) = beginning();
+    std::thread::sleep(LEAST.saturating_sub(start.elapsed()));
     let (last, elapsed) = (host_tsc(), start.elapsed());
     let ticks = u128::from(last.wrapping_sub(first)) * 1_000_000_000;
     u64::try_from(ticks / elapsed.as_nanos().max(1)).unwrap_or(u64::MAX)

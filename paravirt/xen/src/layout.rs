@@ -116,19 +116,21 @@ impl Layout {
         Some(if frame < below { frame } else { frame - below + (PCI_HOLE_END >> 12) })
     }
 
+    /// The guest's physical frame that is machine frame `frame` at the start, if it is the guest's.
+    fn physical_frame(&self, frame: u64) -> Option<u64> {
+        let (below, above) = (PCI_HOLE_START >> 12, PCI_HOLE_END >> 12);
+        let index = if frame < below { frame } else { frame.checked_sub(above)? + below };
+        index.checked_sub(self.reserve).filter(|pfn| *pfn < self.guest_frames)
+    }
+
     /// Fills in what the hypervisor's frames hold at the start of a guest: the machine-to-physical table and
     /// the tables that map it, the descriptors, the empty shared page.
     pub(crate) fn fill(&self, ram: &GuestRam) {
         use ambos_x86::paging::{ACCESSED, DIRTY, PRESENT, USER, WRITE};
         let entry =
             |table: u64, index: u64, value: u64| ram.store_word((table << 12) + index * 8, value);
-        for frame in 1..self.scratch {
-            for word in 0..512 {
-                if ram.load_word((frame << 12) + word * 8) != 0 {
-                    entry(frame, word, 0);
-                }
-            }
-        }
+        let emptied = ram.fill_zero(1 << 12, (self.scratch - 1) << 12);
+        debug_assert!(emptied.is_ok(), "the hypervisor's frames are RAM");
         // The guest reads the table from both of its modes: user, but not writable.
         let table = PRESENT | USER | ACCESSED | WRITE;
         let page = PRESENT | USER | ACCESSED | DIRTY;
@@ -142,14 +144,7 @@ impl Layout {
         for index in 0..self.machphys_frames.div_ceil(512 * 512) {
             entry(self.machphys_l3, index, (self.machphys_l2 + index) << 12 | table);
         }
-        for frame in 0..self.machphys_frames * 512 {
-            entry(self.machphys, frame, mmu::INVALID_P2M);
-        }
-        for pfn in 0..self.guest_frames {
-            if let Some(frame) = self.machine_frame(pfn) {
-                entry(self.machphys, frame, pfn);
-            }
-        }
+        self.fill_machine_to_physical(ram);
         let supervisor = PRESENT | WRITE | ACCESSED;
         let domain_l1_tables = self.descriptors - self.domain_l1;
         entry(self.domain_l3, 0, self.domain_l2 << 12 | supervisor);
@@ -159,6 +154,22 @@ impl Layout {
         for (selector, descriptor) in ambos_xen_abi::segment::RESERVED_DESCRIPTORS {
             let within = usize::from(selector) - ambos_xen_abi::segment::FIRST_RESERVED_GDT_BYTE;
             entry(self.descriptors, within as u64 / 8, descriptor);
+        }
+    }
+
+    fn fill_machine_to_physical(&self, ram: &GuestRam) {
+        /// Entries that are written at once.
+        const PART: usize = 1 << 16;
+        let frames = self.machphys_frames * 512;
+        let mut bytes = Vec::with_capacity(PART * 8);
+        for first in (0..frames).step_by(PART) {
+            bytes.clear();
+            for frame in first..(first + PART as u64).min(frames) {
+                let pfn = self.physical_frame(frame).unwrap_or(mmu::INVALID_P2M);
+                bytes.extend_from_slice(&pfn.to_le_bytes());
+            }
+            let filled = ram.fill((self.machphys << 12) + first * 8, &bytes);
+            debug_assert!(filled.is_ok(), "the hypervisor's frames are RAM");
         }
     }
 
@@ -211,6 +222,13 @@ mod tests {
             assert_eq!(last + 1, layout.end, "{layout:?}");
             assert_eq!(layout.machine_frame(layout.guest_frames), None);
             assert!(layout.machphys_frames * 512 >= layout.end);
+            for pfn in [0, 1, layout.guest_frames / 2, layout.guest_frames - 1] {
+                let frame = layout.machine_frame(pfn).unwrap();
+                assert_eq!(layout.physical_frame(frame), Some(pfn), "{layout:?}");
+            }
+            for frame in [0, layout.reserve - 1, layout.end, PCI_HOLE_END.wrapping_sub(1) >> 12] {
+                assert_eq!(layout.physical_frame(frame), None, "{layout:?} {frame}");
+            }
         }
     }
 }

@@ -145,8 +145,10 @@ impl KernelImage {
         let path = path.as_ref();
         let name = path.display().to_string();
         let read = |source| ImageError::Read { path: name.clone(), source };
-        let mut bytes = Vec::new();
         let file = File::open(path).map_err(read)?;
+        let size = file.metadata().map_or(0, |metadata| metadata.len().min(MAX_FILE));
+        // With room for the read that finds the end.
+        let mut bytes = Vec::with_capacity(size as usize + 64);
         file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(read)?;
         if bytes.len() as u64 > MAX_FILE {
             return Err(ImageError::TooLarge { path: name });

@@ -9,6 +9,7 @@ use super::bzimage::signature;
 use crate::bytes::u32_at;
 use liblzma::bufread::XzDecoder;
 use liblzma::stream::Stream;
+use lz4_flex::block::{DecompressError, decompress_into};
 use std::fmt;
 use std::io::Read;
 
@@ -125,7 +126,7 @@ fn read_bounded(decoder: impl Read, compression: Compression) -> Result<Vec<u8>,
 /// four bytes of unpacked size that Linux appends are too short for a block and end the loop.
 fn unpack_lz4(payload: &[u8]) -> Result<Vec<u8>, ImageError> {
     let damaged = |reason: String| ImageError::Unpack { compression: Compression::Lz4, reason };
-    let mut unpacked = Vec::new();
+    let mut blocks = Vec::new();
     let mut at = size_of::<u32>();
     while payload.len().saturating_sub(at) > size_of::<u32>() {
         let packed = u32_at(payload, at).unwrap_or(0);
@@ -136,19 +137,54 @@ fn unpack_lz4(payload: &[u8]) -> Result<Vec<u8>, ImageError> {
         let block = crate::bytes::range(payload, at as u64, packed.into())
             .ok_or_else(|| damaged(format!("a block of {packed} bytes at {at} is cut off")))?;
         at += block.len();
-        let start = unpacked.len();
-        if (start + LZ4_BLOCK) as u64 > MAX_UNPACKED {
+        blocks.push(block);
+        if (blocks.len() * LZ4_BLOCK) as u64 > MAX_UNPACKED {
             return Err(ImageError::UnpacksTooLarge);
         }
-        unpacked.resize(start + LZ4_BLOCK, 0);
-        let length = lz4_flex::block::decompress_into(block, &mut unpacked[start..])
-            .map_err(|error| damaged(error.to_string()))?;
-        unpacked.truncate(start + length);
     }
-    if unpacked.is_empty() {
+    if blocks.is_empty() {
         return Err(damaged("there is no block".into()));
     }
+    // Memory that is zero from the start is not touched to make it so.
+    let mut unpacked = vec![0; blocks.len() * LZ4_BLOCK];
+    let lengths = unpack_lz4_blocks(&blocks, &mut unpacked)
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| damaged(error.to_string()))?;
+    // All but the last are full, as Linux's tools make them; others have to be moved together.
+    let mut end = 0;
+    for (number, &length) in lengths.iter().enumerate() {
+        let start = number * LZ4_BLOCK;
+        if start != end {
+            unpacked.copy_within(start..start + length, end);
+        }
+        end += length;
+    }
+    unpacked.truncate(end);
     Ok(unpacked)
+}
+
+/// Unpacks each block to its place in `unpacked`, on as many threads as the host has processors for; the lengths.
+fn unpack_lz4_blocks(blocks: &[&[u8]], unpacked: &mut [u8]) -> Vec<Result<usize, DecompressError>> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = blocks.len().div_ceil(threads).max(1);
+    let work = |(blocks, places): (&[&[u8]], &mut [u8])| -> Vec<_> {
+        let places = places.chunks_mut(LZ4_BLOCK);
+        blocks.iter().zip(places).map(|(block, place)| decompress_into(block, place)).collect()
+    };
+    let mut shares = blocks.chunks(share).zip(unpacked.chunks_mut(share * LZ4_BLOCK));
+    let Some(own) = shares.next() else { return Vec::new() };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = shares.map(|share| scope.spawn(move || work(share))).collect();
+        let mut lengths = work(own);
+        for other in others {
+            match other.join() {
+                Ok(more) => lengths.extend(more),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        lengths
+    })
 }
 
 #[cfg(test)]
@@ -196,6 +232,22 @@ mod tests {
         assert!(error.contains("lzo"), "{error}");
         assert!(matches!(unpack(b"what"), Err(ImageError::UnknownCompression(_))));
         assert!(matches!(unpack(b""), Err(ImageError::UnknownCompression(_))));
+    }
+
+    #[test]
+    fn blocks_of_any_length_follow_each_other() {
+        let text = sample_text(3 * LZ4_BLOCK);
+        for lengths in [&[LZ4_BLOCK, LZ4_BLOCK, 5][..], &[LZ4_BLOCK, 70_000, LZ4_BLOCK, 9], &[1; 9]]
+        {
+            let (mut payload, mut at) = (LZ4_MAGIC.to_le_bytes().to_vec(), 0);
+            for &length in lengths {
+                let block = lz4_flex::block::compress(&text[at..at + length]);
+                payload.extend((block.len() as u32).to_le_bytes());
+                payload.extend(block);
+                at += length;
+            }
+            assert!(unpack(&payload).unwrap() == text[..at], "{lengths:?}");
+        }
     }
 
     #[test]

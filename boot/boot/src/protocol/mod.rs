@@ -28,11 +28,10 @@ pub use xen_pv::{XenPvGuest, load as load_xen_pv};
 
 use crate::acpi::{self, AcpiError};
 use crate::image::{ElfClass, ImageError, ImageKind, KernelImage};
-use ambos_memory::{GuestMemoryMmap, GuestPhysAddr, GuestRam};
+use ambos_memory::GuestRam;
 use ambos_vcpu::CpuState;
 use std::fmt;
 use thiserror::Error;
-use vm_memory::Bytes;
 
 /// Which protocol to boot by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -275,14 +274,12 @@ struct Boot<'a> {
 }
 
 impl Boot<'_> {
-    fn memory(&self) -> &GuestMemoryMmap {
-        self.ram.memory()
-    }
-
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), BootError> {
-        self.memory()
-            .write_slice(bytes, GuestPhysAddr(address))
-            .map_err(|source| BootError::Memory { address, size: bytes.len(), source })
+        self.ram.fill(address, bytes).map_err(|source| BootError::Memory {
+            address,
+            size: bytes.len(),
+            source,
+        })
     }
 
     /// The two words of the BIOS data area that kernels look at: where the extended BIOS data area

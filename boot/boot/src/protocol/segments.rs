@@ -2,9 +2,7 @@
 
 use super::{Boot, BootError};
 use crate::image::{ProgramHeader, Vmlinux};
-use ambos_memory::GuestPhysAddr;
 use ambos_pc_map::memory::{EBDA_START, HIGH_MEMORY_START};
-use vm_memory::Bytes;
 
 /// Loads all segments and returns the end of the highest.
 pub(super) fn load(boot: &mut Boot<'_>, vmlinux: &Vmlinux<'_>) -> Result<u64, BootError> {
@@ -65,23 +63,12 @@ fn fill(boot: &Boot<'_>, segment: &ProgramHeader, bytes: &[u8]) -> Result<(), Bo
     zero(boot, start + bytes.len() as u64, start + segment.memory_size)
 }
 
-/// Zeroes `start..end`, which has been claimed. What is zero already is not written, so that fresh
-/// guest memory stays untouched on the host.
+/// Zeroes `start..end`, which has been claimed.
 pub(super) fn zero(boot: &Boot<'_>, start: u64, end: u64) -> Result<(), BootError> {
-    const STEP: usize = 1 << 16;
-    let zeros = [0; STEP];
-    let mut buffer = vec![0; STEP];
-    let mut at = start;
-    while at < end {
-        let size = STEP.min(usize::try_from(end - at).unwrap_or(STEP));
-        let address = GuestPhysAddr(at);
-        boot.memory()
-            .read_slice(&mut buffer[..size], address)
-            .map_err(|source| BootError::Memory { address: at, size, source })?;
-        if buffer[..size] != zeros[..size] {
-            boot.write(at, &zeros[..size])?;
-        }
-        at += size as u64;
-    }
-    Ok(())
+    let size = end.saturating_sub(start);
+    boot.ram.fill_zero(start, size).map_err(|source| BootError::Memory {
+        address: start,
+        size: size as usize,
+        source,
+    })
 }

@@ -2,6 +2,7 @@ use super::*;
 use crate::bytes::{text_at, u16_at, u32_at, u64_at};
 use crate::image::Compression;
 use crate::testing::*;
+use ambos_memory::{Bytes, GuestPhysAddr};
 use ambos_x86::{Cr0, Efer, gpr};
 use proptest::prelude::*;
 

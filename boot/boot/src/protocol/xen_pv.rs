@@ -7,7 +7,7 @@
 
 use super::{BootConfig, BootError, Protocol};
 use crate::image::{KernelImage, Vmlinux, XenNote, XenNotes};
-use ambos_memory::{GuestPhysAddr, GuestRam};
+use ambos_memory::GuestRam;
 use ambos_vcpu::{Control, CpuState, Segment, Segments, TableRegister};
 use ambos_x86::segment::{attr, decode, system_type};
 use ambos_x86::{Cr0, Cr4, Efer, PAGE_SIZE, RFlags, gpr, paging};
@@ -15,7 +15,7 @@ use ambos_xen::Layout;
 use ambos_xen_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS, RESERVED_DESCRIPTORS};
 use ambos_xen_abi::{hypercall, start_info, version};
 use std::collections::BTreeMap;
-use vm_memory::Bytes;
+use vm_memory::GuestMemoryError;
 
 /// A machine for PV guests is asked for in another way.
 pub(super) const OTHER_MACHINE: BootError = refusal("this machine is a PC; use -t para");
@@ -146,32 +146,43 @@ impl Builder<'_> {
         self.layout.machine_frame(pfn).unwrap_or(0)
     }
 
-    /// Writes `bytes` at physical address `at`, which has been taken.
-    fn write(&self, mut at: u64, mut bytes: &[u8]) -> Result<(), BootError> {
-        while !bytes.is_empty() {
-            let room = (PAGE_SIZE - at % PAGE_SIZE) as usize;
-            let (part, rest) = bytes.split_at(room.min(bytes.len()));
-            let address = (self.machine(at >> 12) << 12) + at % PAGE_SIZE;
-            self.ram
-                .memory()
-                .write_slice(part, GuestPhysAddr(address))
-                .map_err(|source| BootError::Memory { address, size: part.len(), source })?;
-            at += part.len() as u64;
-            bytes = rest;
+    /// Calls `part` for the parts of `start..end`, which has been taken, that are contiguous in the machine: with the
+    /// machine's address, the distance from `start`, and a size.
+    fn parts(
+        &self,
+        start: u64,
+        end: u64,
+        mut part: impl FnMut(u64, usize, u64) -> Result<(), GuestMemoryError>,
+    ) -> Result<(), BootError> {
+        let mut at = start;
+        while at < end {
+            let first = self.machine(at >> 12);
+            let mut stop = (at >> 12) + 1;
+            while stop << 12 < end && self.machine(stop) == first + stop - (at >> 12) {
+                stop += 1;
+            }
+            let size = (stop << 12).min(end) - at;
+            let address = (first << 12) + at % PAGE_SIZE;
+            part(address, (at - start) as usize, size).map_err(|source| BootError::Memory {
+                address,
+                size: size as usize,
+                source,
+            })?;
+            at += size;
         }
         Ok(())
     }
 
+    /// Writes `bytes` at physical address `at`, which has been taken.
+    fn write(&self, at: u64, bytes: &[u8]) -> Result<(), BootError> {
+        self.parts(at, at + bytes.len() as u64, |address, from, size| {
+            self.ram.fill(address, &bytes[from..from + size as usize])
+        })
+    }
+
     /// Zeroes `start..end`, which has been taken.
     fn zero(&self, start: u64, end: u64) -> Result<(), BootError> {
-        let zeros = [0; PAGE_SIZE as usize];
-        let mut at = start;
-        while at < end {
-            let size = (PAGE_SIZE - at % PAGE_SIZE).min(end - at);
-            self.write(at, &zeros[..size as usize])?;
-            at += size;
-        }
-        Ok(())
+        self.parts(start, end, |address, _, size| self.ram.fill_zero(address, size))
     }
 }
 
@@ -363,11 +374,14 @@ const NO_TABLES: BootError = refusal("its notes VIRT_BASE and INIT_P2M contradic
 
 /// Writes the list of machine frames by physical frame.
 fn write_list(builder: &Builder<'_>, first: u64, frames: u64) -> Result<(), BootError> {
-    for page in 0..frames {
-        let mut bytes = vec![0; PAGE_SIZE as usize];
-        for (chunk, pfn) in bytes.chunks_exact_mut(8).zip(page * ENTRIES..) {
+    /// Frames of the list that are written at once.
+    const PART: usize = 128;
+    let mut bytes = Vec::with_capacity(PART * PAGE_SIZE as usize);
+    for page in (0..frames).step_by(PART) {
+        bytes.clear();
+        for pfn in page * ENTRIES..(page + PART as u64).min(frames) * ENTRIES {
             let machine = builder.layout.machine_frame(pfn).unwrap_or(u64::MAX);
-            chunk.copy_from_slice(&machine.to_le_bytes());
+            bytes.extend_from_slice(&machine.to_le_bytes());
         }
         builder.write((first + page) << 12, &bytes)?;
     }
