@@ -20,10 +20,15 @@ pub(crate) fn names_high_byte(instruction: &Instruction) -> bool {
     })
 }
 
-/// The instruction with its memory operand at `base` plus `displacement`.
-fn with_base(instruction: &Instruction, base: Register, displacement: i32) -> Instruction {
+/// The instruction with its memory operand at `base` plus `displacement`, both of FS's segment if `segment` is that.
+fn with_base(
+    instruction: &Instruction,
+    segment: Register,
+    base: Register,
+    displacement: i32,
+) -> Instruction {
     let mut copy = *instruction;
-    copy.set_segment_prefix(Register::None);
+    copy.set_segment_prefix(segment);
     copy.set_memory_base(base);
     copy.set_memory_index(Register::None);
     copy.set_memory_index_scale(1);
@@ -124,11 +129,14 @@ impl Builder<'_> {
             [false, true] => (reg::R10, reg::R11, Some(1)),
             [false, false] => (reg::R10, reg::R11, None),
         };
+        if self.viewing && self.source.even {
+            return self.copy_at_usual(instruction, (first, second), homed);
+        }
         if !self.locate(instruction, first, second, operand) {
             return Done::Refused;
         }
         let state = self.view_state();
-        let mut copy = with_base(instruction, iced(first), 0);
+        let mut copy = with_base(instruction, Register::None, iced(first), 0);
         match home {
             Some(home) => {
                 self.code.lea(first, Mem::Sum(first, second));
@@ -160,6 +168,7 @@ impl Builder<'_> {
         if by_pointer
             && let (Some(home), Some(pointer)) = (home, home_of(address.base))
             && home != pointer
+            && !self.is_usual(member.group)
         {
             return None;
         }
@@ -169,9 +178,11 @@ impl Builder<'_> {
             self.need(home);
         }
         let place = (address.base, address.displacement as i32);
-        let (base, index, displacement) = match self.reach_view(member, place, home) {
-            Mem::SumAt(base, index, displacement) => (base, iced(index), displacement),
-            Mem::Base(base, displacement) => (base, Register::None, displacement),
+        let none = Register::None;
+        let (segment, base, index, displacement) = match self.reach_view(member, place, home) {
+            Mem::SumAt(base, index, displacement) => (none, base, iced(index), displacement),
+            Mem::Base(base, displacement) => (none, base, none, displacement),
+            Mem::Fs(base, displacement) => (Register::FS, base, none, displacement),
             _ => return None,
         };
         let state = self.view_state();
@@ -179,7 +190,7 @@ impl Builder<'_> {
             self.release(home);
         }
         self.prepare_flags(instruction, false, self.idle());
-        let mut copy = with_base(instruction, iced(base), displacement);
+        let mut copy = with_base(instruction, segment, iced(base), displacement);
         copy.set_memory_index(index);
         self.note_access_with(state);
         if !self.code.instruction(&copy) {
@@ -191,6 +202,35 @@ impl Builder<'_> {
             self.written(home);
         }
         Some(Done::Next)
+    }
+
+    /// A copy whose operand is seen at the usual distance, and in no group: `first` and `second` are the scratch
+    /// registers, of which the instruction names the second at most.
+    fn copy_at_usual(
+        &mut self,
+        instruction: &Instruction,
+        (first, second): (u8, u8),
+        homed: Homed,
+    ) -> Done {
+        let Some(address) = Address::of(instruction) else { return Done::Refused };
+        if !self.compute(address, first, second) {
+            return Done::Refused;
+        }
+        self.ask_guard(second, first);
+        let state = self.view_state();
+        let home = (0..2).find(|&home| homed.named[home]);
+        if let Some(home) = home {
+            if !homed.written[home] || self.reads_operand(instruction, home) {
+                self.code.load(second, Mem::Gs(layout::gpr(second)));
+            }
+            self.reloaded(home, homed.written[home]);
+        }
+        self.prepare_flags(instruction, false, home.is_none().then_some(second));
+        self.note_access_with(state);
+        match self.code.instruction(&with_base(instruction, Register::FS, iced(first), 0)) {
+            true => Done::Next,
+            false => Done::Refused,
+        }
     }
 
     /// A copy whose operand is in a group.
@@ -217,7 +257,12 @@ impl Builder<'_> {
             self.release(home);
         }
         self.prepare_flags(instruction, may_fault, self.idle());
-        if !self.code.instruction(&with_base(instruction, iced(base), member.offset)) {
+        if !self.code.instruction(&with_base(
+            instruction,
+            Register::None,
+            iced(base),
+            member.offset,
+        )) {
             return Done::Refused;
         }
         if let Some(home) = home
@@ -251,7 +296,7 @@ impl Builder<'_> {
         self.code.copy(number, reg::R10);
         Homed::each(homed.named).for_each(|home| self.need(home));
         self.prepare_flags(instruction, may_fault, None);
-        if !self.code.instruction(&with_base(instruction, free, 0)) {
+        if !self.code.instruction(&with_base(instruction, Register::None, free, 0)) {
             return Done::Refused;
         }
         self.code.load(number, Mem::Gs(layout::WAITING));

@@ -133,17 +133,17 @@ impl Translator {
         let mut code = Code::new();
         code.start(arena.next(Region::Hot) as u64);
         let sets = std::array::from_fn(|set| SetLayout::new(head_size, set));
-        let stubs = stubs::generate(&mut code, &sets, gate);
-        head.cpu.tlb.bar_jumps(stubs.second.barred as usize);
-        if arena.push(Region::Hot, &code.bytes).is_none() {
-            return Err(TranslatorError::Areas);
-        }
         let views = match options.views {
             Views::Auto if !has_fast_pext() => Views::Never,
             Views::Never => Views::Never,
             _ if options.apart || !head.cpu.tlb.reserve_views() => Views::Never,
             views => views,
         };
+        let stubs = stubs::generate(&mut code, &sets, gate, views != Views::Never);
+        head.cpu.tlb.bar_jumps(stubs.second.barred as usize);
+        if arena.push(Region::Hot, &code.bytes).is_none() {
+            return Err(TranslatorError::Areas);
+        }
         head.slots.frame.recover = stubs.fault as usize;
         #[expect(unsafe_code, reason = "faults of generated code come back through its frame")]
         // SAFETY: the frame lies in the head, which outlives the guard (fields are dropped in order)

@@ -27,6 +27,8 @@ pub(crate) enum Mem {
     Low(u32),
     /// `[base + disp]`.
     Base(u8, i32),
+    /// `fs:[base + disp]`: where FS leads, see [`crate::views`].
+    Fs(u8, i32),
     /// `[base + index]`.
     Sum(u8, u8),
     /// `[base + index + disp]`.
@@ -87,7 +89,7 @@ impl Code {
                 self.raw(&[0x04 | reg, 0x25]);
                 self.raw(&disp.to_le_bytes());
             }
-            Mem::GsBase(base, disp) | Mem::Base(base, disp) => {
+            Mem::GsBase(base, disp) | Mem::Base(base, disp) | Mem::Fs(base, disp) => {
                 let small = i8::try_from(disp);
                 let mode = if small.is_ok() { 0x40 } else { 0x80 };
                 self.raw(&[mode | reg | base & 7]);
@@ -125,7 +127,7 @@ impl Code {
     fn rex(reg: u8, mem: Mem, wide: bool) -> u8 {
         let (base, index) = match mem {
             Mem::Gs(_) | Mem::Low(_) => (0, 0),
-            Mem::GsBase(base, _) | Mem::Base(base, _) => (base, 0),
+            Mem::GsBase(base, _) | Mem::Base(base, _) | Mem::Fs(base, _) => (base, 0),
             Mem::GsTable(index, _) => (0, index),
             Mem::Sum(base, index) | Mem::SumAt(base, index, _) | Mem::Scaled(base, index, _) => {
                 (base, index)
@@ -135,8 +137,10 @@ impl Code {
     }
 
     fn prefix(&mut self, mem: Mem) {
-        if matches!(mem, Mem::Gs(_) | Mem::GsBase(..) | Mem::GsTable(..)) {
-            self.raw(&[0x65]);
+        match mem {
+            Mem::Gs(_) | Mem::GsBase(..) | Mem::GsTable(..) => self.raw(&[0x65]),
+            Mem::Fs(..) => self.raw(&[0x64]),
+            _ => {}
         }
     }
 
@@ -337,6 +341,8 @@ mod tests {
         assert_eq!(text(|c| c.store(Mem::Gs(0x40), 4)), "mov %rsp,%gs:0x40;");
         assert_eq!(text(|c| c.load(3, Mem::Sum(10, 11))), "mov (%r10,%r11),%rbx;");
         assert_eq!(text(|c| c.load(3, Mem::SumAt(4, 11, -8))), "mov -8(%rsp,%r11),%rbx;");
+        assert_eq!(text(|c| c.load(3, Mem::Fs(4, 8))), "mov %fs:8(%rsp),%rbx;");
+        assert_eq!(text(|c| c.store(Mem::Fs(13, -999), 8)), "mov %r8,%fs:-0x3E7(%r13);");
         assert_eq!(text(|c| c.load(8, Mem::SumAt(13, 3, 999))), "mov 0x3E7(%r13,%rbx),%r8;");
         assert_eq!(text(|c| c.load(11, Mem::GsTable(11, 0x80))), "mov %gs:0x80(,%r11,8),%r11;");
         assert_eq!(text(|c| c.lea(4, Mem::Base(4, -8))), "lea -8(%rsp),%rsp;");

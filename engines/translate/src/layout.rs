@@ -21,6 +21,8 @@ pub(crate) struct Slots {
     pub(crate) frame: ThunkFrame,
     /// The monitor's stack pointer while generated code runs.
     pub(crate) host_rsp: u64,
+    /// The host's FS base while that of generated code is another: see [`crate::views`].
+    pub(crate) host_fs: u64,
     /// Where to enter generated code.
     pub(crate) target: u64,
     /// The host's R10 and R11 at an exit and at an entry.
@@ -80,6 +82,7 @@ macro_rules! slot {
     };
 }
 slot!(HOST_RSP, host_rsp);
+slot!(HOST_FS, host_fs);
 slot!(TARGET, target);
 slot!(SCRATCH, scratch);
 slot!(FLAGS, flags);

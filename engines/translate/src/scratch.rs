@@ -13,9 +13,6 @@ pub(crate) struct Home {
     pub(crate) dirty: bool,
 }
 
-/// In place of a group's number: the first of the usual distances of views.
-pub(crate) const USUAL: usize = usize::MAX;
-
 /// What is in the scratch registers, and which groups' addresses are in memory too.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Scratch {
@@ -85,9 +82,7 @@ impl Builder<'_> {
 
     /// Lets go of the group that a scratch register holds.
     pub(crate) fn release(&mut self, home: usize) {
-        let Some(group) = self.scratch.groups[home].take().filter(|&group| group != USUAL) else {
-            return;
-        };
+        let Some(group) = self.scratch.groups[home].take() else { return };
         let stored = self.scratch.stored & 1u64 << group != 0;
         if self.plan.groups[group].last >= self.index && !stored {
             self.code.store(Mem::Gs(layout::group(group)), register(home));
@@ -111,12 +106,12 @@ impl Builder<'_> {
     }
 
     /// A scratch register, other than the one to avoid, for something that is done with at once: rather not one that
-    /// holds the usual distance.
+    /// holds a group.
     pub(crate) fn passing_scratch(&mut self, avoid: Option<usize>) -> u8 {
         let home = match (avoid, self.idle()) {
             (Some(avoid), _) => 1 - avoid,
             (None, Some(idle)) => usize::from(idle == reg::R11),
-            (None, None) => usize::from(self.scratch.groups[1] != Some(USUAL)),
+            (None, None) => usize::from(self.scratch.groups[1].is_none()),
         };
         self.take_scratch(home)
     }
@@ -164,11 +159,7 @@ impl Builder<'_> {
             None => usize::from(!busy(1) || busy(0)),
         };
         let register = self.take_scratch(home);
-        let from = match group {
-            USUAL => self.set.usual,
-            group => layout::group(group),
-        };
-        self.code.load(register, Mem::Gs(from));
+        self.code.load(register, Mem::Gs(layout::group(group)));
         self.scratch.groups[home] = Some(group);
         register
     }

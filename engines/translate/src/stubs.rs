@@ -149,10 +149,25 @@ fn mxcsr(code: &mut Code, which: u8, at: i32) {
     code.op(false, &[0x0f, 0xae], which, Mem::Gs(at));
 }
 
-/// Generates the stubs, for a gate of the attention at this address.
-pub(crate) fn generate(code: &mut Code, sets: &[SetLayout; SETS], gate: u32) -> Stubs {
+/// `rdfsbase` (0) or `wrfsbase` (2) of RAX.
+fn fs_base(code: &mut Code, which: u8) {
+    code.raw(&[0xf3, 0x48, 0x0f, 0xae, 0xc0 | which << 3]);
+}
+
+/// Generates the stubs, for a gate of the attention at this address. With `views`, the FS base of generated code is the
+/// first usual distance of its bank's views.
+///
+/// The host's own code finds its thread's data by the FS base. Of that code only the handler of faults runs meanwhile,
+/// which uses none: other signals wait (see [`ambos_hostcode::signals`]).
+pub(crate) fn generate(code: &mut Code, sets: &[SetLayout; SETS], gate: u32, views: bool) -> Stubs {
     let enter = code.here();
     code.store(Mem::Gs(layout::HOST_RSP), reg::RSP);
+    if views {
+        fs_base(code, 0);
+        code.store(Mem::Gs(layout::HOST_FS), reg::RAX);
+        code.load(reg::RAX, Mem::Gs(sets[0].usual));
+        fs_base(code, 2);
+    }
     // Loading MXCSR is expensive: only if it differs.
     mxcsr(code, 3, layout::NOW_MXCSR);
     code.op(false, &[0x8b], reg::RAX, Mem::Gs(layout::NOW_MXCSR));
@@ -192,6 +207,10 @@ pub(crate) fn generate(code: &mut Code, sets: &[SetLayout; SETS], gate: u32) -> 
     code.raw(&[0x9f, 0x0f, 0x90, 0xc0, 0x0f, 0xb7, 0xc0]);
     code.store(Mem::Gs(layout::FLAGS), reg::RAX);
     code.load(reg::RSP, Mem::Gs(layout::HOST_RSP));
+    if views {
+        code.load(reg::RAX, Mem::Gs(layout::HOST_FS));
+        fs_base(code, 2);
+    }
     vectors(code, false);
     x87::exit(code);
     mxcsr(code, 3, layout::MXCSR);

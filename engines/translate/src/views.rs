@@ -29,7 +29,7 @@ use crate::flags::FlagsIn;
 use crate::group::RSP;
 use crate::layout;
 use crate::plan::{GroupKind, Member};
-use crate::scratch::{USUAL, home_of};
+use crate::scratch::home_of;
 use ambos_interpret::exec::native::Class;
 use ambos_interpret::mmu::VIEW_REGIONS;
 use iced_x86::{Instruction, Register};
@@ -110,7 +110,7 @@ impl Builder<'_> {
 
     /// Faults if the first of the usual distances is not right for the linear address in `from`. Changes `scratch`, but
     /// no flags, and nothing waits for it.
-    fn ask_guard(&mut self, scratch: u8, from: u8) {
+    pub(crate) fn ask_guard(&mut self, scratch: u8, from: u8) {
         self.counters.looks += 1;
         self.code.pext(scratch, from, layout::GUARD_MASK);
         self.note_access();
@@ -119,10 +119,9 @@ impl Builder<'_> {
     }
 
     /// Whether members of a group are at the usual distance, or fault.
-    fn is_usual(&self, number: usize) -> bool {
+    pub(crate) fn is_usual(&self, number: usize) -> bool {
         let group = &self.plan.groups[number];
-        group.kind == GroupKind::Distance
-            && (self.source.even || group.address.base == Register::RSP)
+        self.source.even || group.kind == GroupKind::Distance && group.address.base == Register::RSP
     }
 
     /// Looks up the view for a group of operands that begins at the current instruction.
@@ -148,13 +147,14 @@ impl Builder<'_> {
             self.failed = true;
             return;
         }
-        let usual = self.usual();
-        self.look_up_view(reg::R11, reg::R10, usual, flags_live);
-        self.code.lea(reg::R10, Mem::Sum(reg::R10, reg::R11));
-        self.holds(0, number);
-        if usual == Usual::Certain {
-            self.holds(1, USUAL);
+        if self.is_usual(number) {
+            self.ask_guard(reg::R11, reg::R10);
+        } else {
+            let usual = self.usual();
+            self.look_up_view(reg::R11, reg::R10, usual, flags_live);
+            self.code.lea(reg::R10, Mem::Sum(reg::R10, reg::R11));
         }
+        self.holds(0, number);
     }
 
     /// Which distance to try for the operand of the current instruction. If its pointer was in a register at the block's
@@ -176,16 +176,24 @@ impl Builder<'_> {
         (base, displacement): (Register, i32),
         avoid: Option<usize>,
     ) -> Mem {
+        let usual = self.is_usual(member.group);
         if self.plan.groups[member.group].kind == GroupKind::Seen {
-            return Mem::Base(self.hold(member.group, avoid), member.offset);
+            let start = self.hold(member.group, avoid);
+            return match usual {
+                true => Mem::Fs(start, member.offset),
+                false => Mem::Base(start, member.offset),
+            };
         }
         let home = home_of(base);
         if let Some(home) = home {
             self.need(home);
         }
-        let group = if self.is_usual(member.group) { USUAL } else { member.group };
-        let distance = self.hold(group, home.or(avoid));
-        Mem::SumAt(base.number() as u8, distance, displacement + self.behind_of(base))
+        let displacement = displacement + self.behind_of(base);
+        if usual {
+            return Mem::Fs(base.number() as u8, displacement);
+        }
+        let distance = self.hold(member.group, home.or(avoid));
+        Mem::SumAt(base.number() as u8, distance, displacement)
     }
 
     /// What is missing from the host's register for the guest's.
