@@ -48,6 +48,8 @@ pub(crate) struct Source<'a> {
     pub(crate) views: bool,
     /// All that is seen is at one distance.
     pub(crate) even: bool,
+    /// The block's own page is, and what lies around it.
+    pub(crate) code_seen: bool,
     /// Address of the start of the code cache.
     pub(crate) code: u64,
     /// Whether jumps to other pages may be linked.

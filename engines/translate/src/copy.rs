@@ -216,7 +216,9 @@ impl Builder<'_> {
         if !self.compute(address, first, second) {
             return Done::Refused;
         }
-        self.ask_guard(second, first);
+        if !(self.source.code_seen && address.base == Register::RIP) {
+            self.ask_guard(second, first);
+        }
         let state = self.view_state();
         let home = (0..2).find(|&home| homed.named[home]);
         if let Some(home) = home {

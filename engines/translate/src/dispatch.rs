@@ -40,6 +40,8 @@ const CODE_PER_SITE: usize = 128;
 const VIEWS: u32 = 1 << 27;
 /// The bit, besides, of modes where all that is seen is at one distance.
 const EVEN: u32 = 1 << 26;
+/// The bit, in keys of blocks only, of code that lies at that distance itself.
+const CODE_SEEN: u32 = 1 << 25;
 
 /// Most instructions that are kept decoded for the interpreter, which runs what is not run often.
 const MAX_DECODED: usize = 96 << 10;
@@ -253,8 +255,14 @@ impl Translator {
 
     /// The block at the instruction pointer, if it is translated or becomes so now.
     pub(crate) fn find(&mut self, platform: &mut dyn Platform) -> Option<u32> {
-        let mode = self.mode()?;
+        let mut mode = self.mode()?;
+        if mode & VIEWS != 0 && self.prepare_view() {
+            mode = self.mode()?;
+        }
         let rip = self.head.cpu.native.gpr[RIP];
+        if mode & EVEN != 0 && Tlb::is_seen_evenly(rip) {
+            mode |= CODE_SEEN;
+        }
         let Ok(page) = self.head.cpu.code_page(platform, rip) else { return None };
         // Programs are mapped where they are wanted; of a kernel, a page has one address.
         let program = self.head.cpu.mode.cpl == 3 && !is_upper(rip);
@@ -375,6 +383,7 @@ impl Translator {
                     && key.tail == 0
                     && !is_upper(self.head.cpu.native.gpr[RIP]),
                 even: key.mode & EVEN != 0,
+                code_seen: key.mode & CODE_SEEN != 0,
                 code: self.arena.start() as u64,
                 links: !self.options.apart && self.cache.numbers.has_left(self.head.cpu.mmu_index),
                 likely: &likely,
@@ -529,6 +538,7 @@ impl Translator {
         let rip = self.head.cpu.native.gpr[RIP];
         let block = &self.cache.blocks[block as usize];
         let (external, Key { mode, tail, groups, .. }) = (block.start, block.key);
+        let mode = mode & !CODE_SEEN;
         let code_page = block.code_page();
         if self.options.apart || !groups {
             self.head.slots.scratch[0] = rip;
@@ -581,7 +591,7 @@ impl Translator {
 
 /// What code of the same place without views is found by.
 fn without_views(key: Key) -> Key {
-    Key { mode: key.mode & !(VIEWS | EVEN), ..key }
+    Key { mode: key.mode & !(VIEWS | EVEN | CODE_SEEN), ..key }
 }
 
 impl Engine for Translator {

@@ -14,17 +14,18 @@ use ambos_x86::gpr;
 use std::sync::Arc;
 
 impl Translator {
-    /// Sees to it that the bank in use can serve views if its address space has them.
-    pub(crate) fn prepare_view(&mut self) {
+    /// Sees to it that the bank in use can serve views if its address space has them; whether that took anything.
+    pub(crate) fn prepare_view(&mut self) -> bool {
         let root = self.spaces.root;
         if !self.spaces.viewed || self.head.cpu.tlb.is_prepared(root) {
-            return;
+            return false;
         }
         let cpu = &self.head.cpu;
         if cpu.mode.cpl == 3 && !is_upper(cpu.native.gpr[RIP]) {
             self.spaces.note_stack(cpu.native.gpr[gpr::RSP]);
         }
         self.head.cpu.tlb.prepare_view(root, self.spaces.stack);
+        true
     }
 
     /// Lets the page be seen that the guest was to map, once its program runs again: it is about to be accessed.

@@ -15,6 +15,9 @@
 //! - Where the first of the usual distances is added without a look at the table, the guard is asked before, and faults
 //!   unless that is the distance of the region that the same bits select. Its pages are closed before a bank's zones are
 //!   given up, and opened once there are others.
+//! - Nor is the guard asked about what lies around the code itself, where that is at the usual distance in all banks whose
+//!   code has this distance only. The bank is made ready before it is decided which block runs; while it has no zones,
+//!   the distance is one that leads to the kernel's half of the addresses.
 //! - An access lies at most 2 GiB away from what was looked up, and ends 64 bytes further on at most: a displacement is
 //!   added only to the pointer that it belongs to (`plan::views` keeps pointer and operand within 2^30 each of the same
 //!   unknown value; nothing is added to it but constants in between), or has been added before the look.
@@ -148,7 +151,9 @@ impl Builder<'_> {
             return;
         }
         if self.is_usual(number) {
-            self.ask_guard(reg::R11, reg::R10);
+            if !(self.source.code_seen && group.address.base == Register::RIP) {
+                self.ask_guard(reg::R11, reg::R10);
+            }
         } else {
             let usual = self.usual();
             self.look_up_view(reg::R11, reg::R10, usual, flags_live);

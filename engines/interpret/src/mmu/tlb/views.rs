@@ -30,6 +30,8 @@ const LOWER: usize = VIEW_REGIONS / 2;
 /// somewhere in a region and may end in the next one. Two zones of regions that are moved by the same distance.
 const PROGRAM: (usize, usize) = (0x55, 2);
 const TOP: (usize, usize) = (0x7e, 2);
+/// The usual distance where there is none: what it leads to is in the half of the kernel's addresses.
+const KERNEL_HALF: u64 = 0xffff_8000_0000_0000;
 /// Distances that are tried, in regions: such that zones leave room between them.
 const DISTANCES: std::ops::Range<usize> = 1..28;
 const DISTANCE_STEP: usize = 3;
@@ -223,6 +225,7 @@ impl Tlb {
         for (region, distance) in views.distances.iter_mut().enumerate() {
             *distance = (start as u64).wrapping_sub((region as u64) << REGION_BITS);
         }
+        views.usual = [KERNEL_HALF; 2];
         views.is_usual = [std::array::from_fn(|region| !region as u8); 2];
     }
 
@@ -299,6 +302,13 @@ impl Tlb {
     /// Whether the current bank sees all it does at one distance: the first of the usual ones.
     pub fn sees_evenly(&self) -> bool {
         !self.views.banks[self.current].is_mixed
+    }
+
+    /// Whether a linear address, and what lies around it, is at the first of the usual distances, or not seen at all,
+    /// in any bank that [`Tlb::sees_evenly`].
+    pub fn is_seen_evenly(linear: u64) -> bool {
+        let region = (linear >> REGION_BITS) as usize;
+        [PROGRAM, TOP].iter().any(|&(first, count)| (first..first + count).contains(&region))
     }
 
     /// Whether a host address lies in the current bank's guard.
