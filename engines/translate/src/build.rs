@@ -82,8 +82,10 @@ pub(crate) struct Built {
     pub(crate) arrived: u64,
     /// From another page, with the flags in memory.
     pub(crate) far: u64,
-    /// From a later place in the same page: looks whether something wants attention.
-    pub(crate) polling: u64,
+    /// From a later place in the same page, if it has that yet: looks whether something wants attention.
+    pub(crate) polling: Option<u64>,
+    /// What enters it must leave the flags as they are.
+    pub(crate) needs_flags: bool,
     /// From an earlier place in the same page.
     pub(crate) body: u64,
     /// Addresses of code that leaves before the first instruction, with the flags in the host's and with

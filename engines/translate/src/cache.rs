@@ -10,6 +10,7 @@ use ambos_hostcode::Arena;
 use hashbrown::HashTable;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::num::NonZeroI32;
 use std::ops::Range;
 
 /// Most places without a block that are remembered.
@@ -101,7 +102,7 @@ pub(crate) struct Block {
     length: u32,
     arrived: i32,
     far: i32,
-    polling: i32,
+    polling: Option<NonZeroI32>,
     body: i32,
     leave_near: i32,
     leave_far: i32,
@@ -111,6 +112,8 @@ pub(crate) struct Block {
     first_mapped: u32,
     mapped: u32,
     live_after: Option<u8>,
+    /// What enters it must leave the flags as they are.
+    pub(crate) needs_flags: bool,
     /// The number of its page, if it has one.
     code_page: u16,
     /// The linear address of its page is part of the code.
@@ -144,9 +147,19 @@ impl Block {
         self.key.set()
     }
 
-    /// Entry from a later place in the same page: looks whether something wants attention.
-    pub(crate) fn polling(&self) -> u64 {
-        self.at(self.polling)
+    /// Entry from a later place in the same page, if it has been made: looks whether something wants attention.
+    pub(crate) fn polling(&self) -> Option<u64> {
+        Some(self.at(self.polling?.get()))
+    }
+
+    /// Notes that entry, which is not the block's first byte.
+    pub(crate) fn set_polling(&mut self, address: u64) {
+        self.polling = NonZeroI32::new(address.wrapping_sub(self.start) as i32);
+    }
+
+    /// Address of code that leaves before the first instruction, with the flags in the host's.
+    pub(crate) fn leave_near(&self) -> u64 {
+        self.at(self.leave_near)
     }
 
     /// Entry from an earlier place in the same page.
@@ -281,7 +294,8 @@ impl Cache {
             length: length as u32,
             arrived: distance(built.arrived),
             far: distance(built.far),
-            polling: distance(built.polling),
+            polling: built.polling.and_then(|address| NonZeroI32::new(distance(address))),
+            needs_flags: built.needs_flags,
             body: distance(built.body),
             leave_near: distance(built.leave_near),
             leave_far: distance(built.leave_far),
@@ -363,8 +377,9 @@ impl Cache {
                 entry.remove();
             }
             let [leave_near, leave_far] = [block.leave_near, block.leave_far];
+            let polling = block.polling.map_or(block.body, NonZeroI32::get);
             let ways =
-                [(block.body, leave_near), (block.polling, leave_near), (block.arrived, leave_far)];
+                [(block.body, leave_near), (polling, leave_near), (block.arrived, leave_far)];
             let ways = ways.map(|(entry, leave)| (block.at(entry), block.at(leave)));
             for (entry, leave) in ways {
                 let mut jump = [0xe9, 0, 0, 0, 0];

@@ -55,7 +55,7 @@ pub struct Translator {
     /// Bytes of the stubs in the arena.
     stubs_size: usize,
     pub(crate) sets: [SetLayout; SETS],
-    gate: u32,
+    pub(crate) gate: u32,
 
     // Book-keeping.
     perf_map: Option<PerfMap>,

@@ -2,13 +2,15 @@
 
 use crate::build::{Builder, ColdKind};
 use crate::classify::{Action, class};
-use crate::emit::{Mem, reg};
+use crate::dispatch::Translator;
+use crate::emit::{Code, Mem, reg};
 use crate::flags::FlagsIn;
 use crate::layout;
 use crate::liveness;
 use crate::plan::Slot;
 use crate::second;
 use crate::site::Kind;
+use ambos_hostcode::arena::Region;
 use ambos_interpret::exec::native::Class;
 use iced_x86::{Instruction, OpKind};
 
@@ -56,7 +58,7 @@ impl Builder<'_> {
             self.code.store(Mem::Gs(layout::CODE_BASE), reg::R11);
         }
         if loops && live == 0 {
-            self.built.polling = self.code.here();
+            self.built.polling = Some(self.code.here());
             self.head.poll = Some(self.poll_gate());
         }
         self.built.far = self.code.here();
@@ -122,21 +124,18 @@ impl Builder<'_> {
             self.code.store(Mem::Gs(layout::CODE_BASE), reg::R11);
         }
         self.leave_at(from_far);
-        let near = self.built.leave_near;
         if let Some(poll) = poll {
+            let near = self.built.leave_near;
             self.cold.bind(poll, near);
-            return;
         }
-        self.built.polling = self.code.here();
-        let displacement = if needs_flags { self.poll_with_flags() } else { self.poll_gate() };
-        self.code.bind(displacement, near);
-        let body = self.built.body;
+        self.built.needs_flags = needs_flags;
         if saved {
+            let body = self.built.body;
             self.built.body = self.code.here();
             self.flags = FlagsIn::Host;
             self.keep_flags(reg::R11);
+            self.code.jump(body);
         }
-        self.code.jump(body);
     }
 
     /// Leaves at `site` if something wants attention. Changes R10.
@@ -148,25 +147,63 @@ impl Builder<'_> {
     /// Looks whether something wants attention; returns the displacement of the jump that is taken then. Changes
     /// flags.
     pub(crate) fn poll_gate(&mut self) -> u64 {
-        // cmp dword ptr [gate], 0
-        self.code.op(false, &[0x83], 7, Mem::Low(self.source.gate));
-        self.code.raw(&[0]);
-        self.code.jump_if(4, 0)
+        poll_gate(self.code, self.source.gate)
     }
 
     /// The same without changing flags.
     fn poll_with_flags(&mut self) -> u64 {
-        self.code.store(Mem::Gs(layout::SAVED_RCX), reg::RCX);
-        // mov ecx, [gate]
-        self.code.op(false, &[0x8b], reg::RCX, Mem::Low(self.source.gate));
-        self.code.lea(reg::RCX, Mem::Base(reg::RCX, -(second::OPEN as i32)));
-        // jrcxz over the two instructions that leave
-        self.code.raw(&[0xe3, 14]);
-        let here = self.code.here();
-        self.code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
-        let displacement = self.code.jump(0);
-        debug_assert_eq!(self.code.here() - here, 14);
-        self.code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
-        displacement
+        poll_with_flags(self.code, self.source.gate)
+    }
+}
+
+/// See [`Builder::poll_gate`].
+fn poll_gate(code: &mut Code, gate: u32) -> u64 {
+    // cmp dword ptr [gate], 0
+    code.op(false, &[0x83], 7, Mem::Low(gate));
+    code.raw(&[0]);
+    code.jump_if(4, 0)
+}
+
+/// See [`Builder::poll_with_flags`].
+fn poll_with_flags(code: &mut Code, gate: u32) -> u64 {
+    code.store(Mem::Gs(layout::SAVED_RCX), reg::RCX);
+    // mov ecx, [gate]
+    code.op(false, &[0x8b], reg::RCX, Mem::Low(gate));
+    code.lea(reg::RCX, Mem::Base(reg::RCX, -(second::OPEN as i32)));
+    // jrcxz over the two instructions that leave
+    code.raw(&[0xe3, 14]);
+    let here = code.here();
+    code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
+    let displacement = code.jump(0);
+    debug_assert_eq!(code.here() - here, 14);
+    code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
+    displacement
+}
+
+impl Translator {
+    /// The entry of a block from a later place in the same page, which looks whether something wants attention. Most
+    /// blocks are never entered so: it is made when the first such jump is linked. `None` if there was no room for it, so
+    /// that all code has been dropped.
+    pub(crate) fn polling_entry(&mut self, number: u32) -> Option<u64> {
+        let block = &self.cache.blocks[number as usize];
+        if let Some(entry) = block.polling() {
+            return Some(entry);
+        }
+        let [_, code] = &mut self.code.0;
+        code.start(self.arena.next(Region::Cold) as u64);
+        let entry = code.here();
+        let displacement = match block.needs_flags {
+            true => poll_with_flags(code, self.gate),
+            false => poll_gate(code, self.gate),
+        };
+        code.bind(displacement, block.leave_near());
+        code.jump(block.body());
+        if self.arena.push(Region::Cold, &code.bytes).is_none() {
+            self.flush();
+            return None;
+        }
+        self.statistics.host_bytes += code.bytes.len() as u64;
+        self.cache.blocks[number as usize].set_polling(entry);
+        Some(entry)
     }
 }

@@ -78,7 +78,7 @@ impl Translator {
                     return Next::Boundary;
                 }
                 let mode = next.key.mode;
-                let entry = if backward { next.polling() } else { next.body() };
+                let body = next.body();
                 // Translation may have flushed everything, and the page's code may have changed.
                 if self.statistics.flushes != flushes || self.cache.blocks[block as usize].stale {
                     return Next::Boundary;
@@ -87,6 +87,8 @@ impl Translator {
                     // Views have come or gone.
                     return Next::Boundary;
                 }
+                let entry = if backward { self.polling_entry(found) } else { Some(body) };
+                let Some(entry) = entry else { return Next::Boundary };
                 self.statistics.links += 1;
                 let displacement = crate::emit::relative(patch, entry);
                 self.arena.patch(patch as usize, &displacement);
