@@ -348,12 +348,11 @@ impl Builder<'_> {
         number
     }
 
-    /// Notes where the code is that goes on without groups, for the probe of a group.
-    pub(crate) fn note_apart(&mut self, site: u32, address: u64) {
+    /// Notes where the descriptor is, for the probe of a group.
+    pub(crate) fn note_descriptor(&mut self, site: u32, address: u64) {
         let index = (site - self.source.first_site) as usize;
-        if let Some(Site { kind: Kind::Group { apart, .. }, .. }) = self.built.sites.get_mut(index)
-        {
-            *apart = address;
+        if let Some(Site { kind: Kind::Group(group), .. }) = self.built.sites.get_mut(index) {
+            group.descriptor = address;
         }
     }
 

@@ -18,7 +18,7 @@ impl Builder<'_> {
                 self.want_flags(self.idle());
                 let displacement = self.code.jump_if(condition, 0);
                 if let Some(target) = inside {
-                    let site = self.site(Kind::Link { patch: displacement, target, groups: true });
+                    let site = self.site(Kind::Link { patch: displacement, target });
                     self.cold(displacement, site, ColdKind::Leave);
                 } else {
                     let (offset, flags, set) = (self.offset, self.flags, self.set_number);
@@ -33,7 +33,7 @@ impl Builder<'_> {
                         self.want_flags(self.idle());
                     }
                     let displacement = self.code.jump(0);
-                    let site = self.site(Kind::Link { patch: displacement, target, groups: true });
+                    let site = self.site(Kind::Link { patch: displacement, target });
                     self.cold(displacement, site, ColdKind::Leave);
                 }
                 None => self.far_edge(target, stack),

@@ -41,8 +41,9 @@ impl Translator {
             self.run.left = true;
             return Next::Boundary;
         }
+        let fails_apart = site == second::APART;
         let number = match site {
-            second::MISS => self.cache.operand_site(self.head.slots.found),
+            second::MISS | second::APART => self.cache.operand_site(self.head.slots.found),
             number => Some(number as usize),
         };
         let site = number.and_then(|number| self.cache.sites.get(number));
@@ -58,21 +59,17 @@ impl Translator {
                 self.head.cpu.native.gpr[RIP] = base.wrapping_add(u64::from(offset));
                 Next::Boundary
             }
-            Kind::Link { patch, target, groups } => {
+            Kind::Link { patch, target } => {
                 self.take_flags();
                 self.head.cpu.native.gpr[RIP] = base.wrapping_add(u64::from(target));
-                self.run.left = groups;
-                if !groups {
-                    self.take_apart(block, offset);
-                }
+                self.run.left = true;
                 if self.options.apart || !self.undisturbed() {
                     return Next::Boundary;
                 }
                 self.keep_current();
                 let flushes = self.statistics.flushes;
                 let Some(found) = self.find(platform) else { return Next::Boundary };
-                // Code without groups begins where code with them left off.
-                let backward = groups && target <= offset;
+                let backward = target <= offset;
                 let next = &self.cache.blocks[found as usize];
                 if next.key.tail != 0 {
                     return Next::Boundary;
@@ -166,33 +163,10 @@ impl Translator {
                     other => other,
                 }
             }
-            Kind::Group { first, write, flags_kept, retry, .. } => {
-                self.statistics.tlb_misses += 1;
-                let linear = self.head.slots.scratch[0];
-                let changes = self.head.cpu.tlb.changes();
-                let outcome = match first {
-                    Some((offset, size)) => {
-                        self.fill(platform, linear.wrapping_add(offset as u64), size, write)
-                    }
-                    None => self.fill_ahead(platform, linear, write),
-                };
-                let stale = self.cache.blocks[block as usize].stale;
-                if outcome == Filled::Yes && !stale && changes == self.head.cpu.tlb.changes() {
-                    return Next::Continue(retry);
-                }
-                self.take_flags_from(flags_kept);
-                let rip = base.wrapping_add(u64::from(offset));
-                if let Filled::Fault(fault) = outcome {
-                    let size = first.map_or(0, |(_, size)| size);
-                    return self.deliver_of(platform, rip, fault, size);
-                }
-                self.head.cpu.native.gpr[RIP] = rip;
-                self.take_apart(block, offset);
-                if outcome == Filled::No && !stale {
-                    self.count_failure(number);
-                }
-                Next::Boundary
+            Kind::Group(group) if fails_apart => {
+                self.go_on_apart(platform, (block, offset), number, group.flags_kept)
             }
+            Kind::Group(group) => self.serve_group(platform, (block, offset), number, &group),
             Kind::Interpret { ref op, goes_on, spanned } => {
                 self.statistics.handled += 1;
                 let (op, next) = (Rc::clone(op), site.next);
@@ -258,29 +232,8 @@ impl Translator {
         }
     }
 
-    /// Has the rest of a block run without groups of operands, from the instruction at `offset` on.
-    fn take_apart(&mut self, block: u32, offset: u16) {
-        self.statistics.ungrouped += 1;
-        self.ungrouped = true;
-        self.note_before(block, offset);
-    }
-
-    /// Counts that a group was taken apart; if that is usual, its probe leads there at once.
-    fn count_failure(&mut self, number: Option<usize>) {
-        const USUAL: u32 = 16;
-        let group = number.and_then(|number| self.cache.sites.group_mut(number));
-        let Some(Kind::Group { failures, patch, apart, .. }) = group else {
-            return;
-        };
-        *failures += 1;
-        if *failures == USUAL {
-            let displacement = crate::emit::relative(*patch, *apart);
-            self.arena.patch(*patch as usize, &displacement);
-        }
-    }
-
     /// Notes that the instruction at `offset` has not begun.
-    fn note_before(&mut self, block: u32, offset: u16) {
+    pub(crate) fn note_before(&mut self, block: u32, offset: u16) {
         let base = self.page_of(block);
         let before = self.cache.offset_before(block, offset);
         self.run.last = before.map(|offset| base.wrapping_add(u64::from(offset)));
@@ -288,7 +241,7 @@ impl Translator {
 
     /// Delivers the page fault of an operand of `size` bytes of the instruction at `rip`, unless it is one that may have
     /// to be aligned: whether another fault comes first is the interpreter's to know.
-    fn deliver_of(
+    pub(crate) fn deliver_of(
         &mut self,
         platform: &mut dyn Platform,
         rip: u64,

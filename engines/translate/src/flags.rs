@@ -6,7 +6,7 @@
 use crate::build::{Builder, Done};
 use crate::classify::Action;
 use crate::counts::Counted;
-use crate::emit::{Mem, reg};
+use crate::emit::{Code, Mem, reg};
 use crate::layout;
 use crate::liveness;
 use crate::memory::Operand;
@@ -34,6 +34,21 @@ pub(crate) enum FlagsIn {
     Both,
 }
 
+/// Loads the host's flags from memory, with the help of a scratch register or, slower, of memory.
+pub(crate) fn load_kept(code: &mut Code, scratch: Option<u8>) {
+    match scratch {
+        Some(scratch) => code.copy(scratch, reg::RAX),
+        None => code.store(Mem::Gs(layout::SAVED_RAX), reg::RAX),
+    }
+    code.load(reg::RAX, Mem::Gs(layout::KEPT_FLAGS));
+    // add al, 127; sahf
+    code.raw(&[0x04, 127, 0x9e]);
+    match scratch {
+        Some(scratch) => code.copy(reg::RAX, scratch),
+        None => code.load(reg::RAX, Mem::Gs(layout::SAVED_RAX)),
+    }
+}
+
 impl Builder<'_> {
     /// Sees to it that the guest's flags, which are still needed, survive a probe. Changes `scratch`.
     ///
@@ -50,19 +65,9 @@ impl Builder<'_> {
         self.flags = FlagsIn::Memory;
     }
 
-    /// Loads the host's flags from memory, with the help of a scratch register or, slower, of memory.
+    /// See [`load_kept`].
     pub(crate) fn load_kept_flags(&mut self, scratch: Option<u8>) {
-        match scratch {
-            Some(scratch) => self.code.copy(scratch, reg::RAX),
-            None => self.code.store(Mem::Gs(layout::SAVED_RAX), reg::RAX),
-        }
-        self.code.load(reg::RAX, Mem::Gs(layout::KEPT_FLAGS));
-        // add al, 127; sahf
-        self.code.raw(&[0x04, 127, 0x9e]);
-        match scratch {
-            Some(scratch) => self.code.copy(reg::RAX, scratch),
-            None => self.code.load(reg::RAX, Mem::Gs(layout::SAVED_RAX)),
-        }
+        load_kept(self.code, scratch);
     }
 
     /// Sees to it that the host's flags are the guest's. `scratch` is a free register.

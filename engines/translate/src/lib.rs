@@ -67,6 +67,7 @@ mod strings;
 mod stubs;
 mod syscalls;
 mod system;
+mod ungrouped;
 mod views;
 mod x87;
 

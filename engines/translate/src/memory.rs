@@ -12,7 +12,8 @@ use crate::emit::{Mem, reg};
 use crate::layout;
 use crate::plan::{Address, PageGroup};
 use crate::scratch::home_of;
-use crate::site::Kind;
+use crate::second;
+use crate::site::{GroupSite, Kind};
 use ambos_interpret::mmu::{ENTRIES, Entry};
 use iced_x86::{Code as Op, Instruction, MemoryOperand, Register};
 
@@ -52,8 +53,6 @@ pub(crate) struct ColdProbe {
     /// Where to go on.
     ready: u64,
     set: usize,
-    /// Offset in the page of the instruction.
-    offset: u16,
     check: Check,
 }
 
@@ -249,58 +248,53 @@ impl Builder<'_> {
                 Kind::Miss { in_r11, size, write, flags_kept, spanned, retry, ready }
             }
             Some(PageGroup { first, .. }) => {
-                let (patch, apart, failures) = (miss, 0, 0);
-                Kind::Group { first, patch, apart, failures, write, flags_kept, retry, ready }
+                let (patch, descriptor, apart, failures) = (miss, 0, None, 0);
+                let group = GroupSite {
+                    first,
+                    patch,
+                    descriptor,
+                    apart,
+                    failures,
+                    write,
+                    flags_kept,
+                    retry,
+                    ready,
+                };
+                Kind::Group(group)
             }
         };
         let site = self.site(kind);
-        let (set, offset) = (self.set_number, self.offset);
-        let cold = ColdProbe { in_r11, cache, known, ready, set, offset, check };
+        let set = self.set_number;
+        let cold = ColdProbe { in_r11, cache, known, ready, set, check };
         self.cold(miss, site, ColdKind::Probe(cold));
     }
 
     /// Emits what a probe does off the straight path.
     pub(crate) fn cold_probe(&mut self, site: u32, probe: ColdProbe) {
-        let ColdProbe { in_r11, cache, known, ready, set, offset, check } = probe;
+        let ColdProbe { in_r11, cache, known, ready, set, check } = probe;
         let (first, second) = if in_r11 { (reg::R11, reg::R10) } else { (reg::R10, reg::R11) };
         // The address again.
         match known {
             Some(linear) => self.code.constant(first, linear),
             None => self.code.op(true, &[0x33], first, Mem::GsBase(second, cache)),
         }
-        let stub = if check.group.is_some() {
-            self.code.copy(second, first);
-            self.code.and32(second, 0xfff);
-            self.code.cmp(second, 0x1000 - check.size as i32);
-            let inside = self.code.short_jump_if(6);
-            let apart = self.code.here();
-            self.note_apart(site, apart);
-            self.leave_group(offset, check.flags_live);
-            self.code.land(inside);
-            Some(self.stubs.second.group(set, check.write))
-        } else {
-            self.stubs.second.operand(set, check.write, in_r11, check.size)
-        };
-        match stub {
+        if check.group.is_some() {
+            let to_descriptor = self.code.address(second, 0);
+            self.code.jump(self.stubs.second.group(set, check.write));
+            let here = self.code.here();
+            self.code.bind(to_descriptor, here);
+            self.note_descriptor(site, here);
+            let descriptor =
+                second::Descriptor { size: check.size, ready, apart: self.stubs.second.apart };
+            self.code.raw(&descriptor.bytes(here));
+            return;
+        }
+        match self.stubs.second.operand(set, check.write, in_r11, check.size) {
             Some(stub) => {
                 self.code.address(second, ready);
                 self.code.jump(stub);
             }
             None => self.leave_with_scratch(site),
         }
-    }
-
-    /// Goes on in the translation without groups.
-    fn leave_group(&mut self, offset: u16, flags_live: bool) {
-        if flags_live {
-            self.load_kept_flags(Some(reg::R11));
-        }
-        let patch = self.code.jump(0);
-        let here = self.code.here();
-        self.code.bind(patch, here);
-        let place = std::mem::replace(&mut self.offset, offset);
-        let site = self.site(Kind::Link { patch, target: offset, groups: false });
-        self.offset = place;
-        self.leave_at(site);
     }
 }

@@ -13,6 +13,8 @@ use ambos_interpret::mmu::{
 
 /// The site of memory operands that neither level has: [`layout::FOUND`] says which operand.
 pub(crate) const MISS: u32 = u32::MAX - 1;
+/// The site of groups of memory operands that do not lie in one page: [`layout::FOUND`] says which.
+pub(crate) const APART: u32 = u32::MAX - 3;
 /// The site of jumps to the address of the barred slot, whose code looks up.
 pub(crate) const BARRED: u32 = u32::MAX - 2;
 /// What rotates a linear address right so that [`OPEN`] leaves the place of its slot in a first level of
@@ -23,6 +25,41 @@ pub(crate) const JUMP_ROTATION: u8 = 64 - 3;
 pub(crate) const OPEN: u32 = ((JUMPS - 1) << 4) as u32;
 /// Operand sizes that have stubs: powers of two up to 64.
 const SIZES: usize = 7;
+
+/// What lies behind the jump to the stub for a group of operands, for the stub.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Descriptor {
+    /// Bytes that the group spans.
+    pub(crate) size: usize,
+    /// Where to go on with its host address.
+    pub(crate) ready: u64,
+    /// Where to go on if it does not lie in one page.
+    pub(crate) apart: u64,
+}
+
+impl Descriptor {
+    const READY: i32 = 2;
+    const APART: i32 = 6;
+    const SIZE: usize = 10;
+
+    /// The bytes for a descriptor at an address: how far in a page the group may begin, and distances.
+    pub(crate) fn bytes(self, at: u64) -> [u8; Self::SIZE] {
+        let Self { size, ready, apart } = self;
+        let mut bytes = [0; Self::SIZE];
+        bytes[..2].copy_from_slice(&(0x1000 - size as u16).to_le_bytes());
+        for (place, address) in [(Self::READY, ready), (Self::APART, apart)] {
+            let distance = address.wrapping_sub(at) as i32;
+            bytes[place as usize..][..4].copy_from_slice(&distance.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// The bytes to write, and where, so that the descriptor at an address leads elsewhere if the group does not lie in
+    /// one page.
+    pub(crate) fn patch(at: u64, apart: u64) -> (u64, [u8; 4]) {
+        (at + Self::APART as u64, (apart.wrapping_sub(at) as i32).to_le_bytes())
+    }
+}
 
 /// Addresses of the stubs.
 #[derive(Debug, Clone)]
@@ -35,6 +72,8 @@ pub(crate) struct SecondLevel {
     jumps: [u64; SETS],
     /// The code of the barred slot.
     pub(crate) barred: u64,
+    /// Leaves at [`APART`].
+    pub(crate) apart: u64,
 }
 
 impl SecondLevel {
@@ -62,7 +101,10 @@ impl SecondLevel {
         let barred = code.here();
         code.note_site(BARRED);
         code.jump(exit);
-        Self { operands, groups, jumps, barred }
+        let apart = code.here();
+        code.note_site(APART);
+        code.jump(exit);
+        Self { operands, groups, jumps, barred, apart }
     }
 
     /// The stub for memory operands of these properties: it wants the linear address in R10 or, if
@@ -81,8 +123,8 @@ impl SecondLevel {
         sizes.get(size.trailing_zeros() as usize).copied()
     }
 
-    /// The stub for groups of operands: it wants the linear address of the first byte in R10 and the place to
-    /// go on at, with the host address in R10, in R11.
+    /// The stub for groups of operands: it wants the linear address of the first byte in R10 and the address of a
+    /// [`Descriptor`] in R11, and leaves the host address in R10.
     pub(crate) fn group(&self, set: usize, write: bool) -> u64 {
         self.groups[set][usize::from(write)]
     }
@@ -116,7 +158,10 @@ fn operand(
         Form::Group => 1,
     };
     let start = code.here();
-    code.store(Mem::Gs(layout::FOUND), second);
+    match form {
+        Form::Operand(_) => code.store(Mem::Gs(layout::FOUND), second),
+        Form::Group => read_descriptor(code, first, second),
+    }
     code.rorx(second, first, 12);
     code.imul(second, SPREAD);
     code.shr(second, PAGE_SPREAD_SHIFT as u8 - 4);
@@ -147,6 +192,29 @@ fn operand(
     code.note_site(MISS);
     code.jump(exit);
     start
+}
+
+/// Notes where to go on after the group at the linear address in `first`, whose descriptor `second` points at; or goes on
+/// elsewhere if that does not lie in one page.
+fn read_descriptor(code: &mut Code, first: u8, second: u8) {
+    code.store(Mem::Gs(layout::SPILLED_RAX), reg::RAX);
+    // movsxd rax, dword ptr [ready]
+    code.op(true, &[0x63], reg::RAX, Mem::Base(second, Descriptor::READY));
+    code.lea(reg::RAX, Mem::Sum(reg::RAX, second));
+    code.store(Mem::Gs(layout::FOUND), reg::RAX);
+    code.copy(reg::RAX, first);
+    code.and32(reg::RAX, 0xfff);
+    // cmp ax, word ptr [limit]
+    code.raw(&[0x66]);
+    code.op(false, &[0x3b], reg::RAX, Mem::Base(second, 0));
+    let inside = code.short_jump_if(6);
+    code.op(true, &[0x63], reg::RAX, Mem::Base(second, Descriptor::APART));
+    code.lea(second, Mem::Sum(reg::RAX, second));
+    code.load(reg::RAX, Mem::Gs(layout::SPILLED_RAX));
+    // jmp r11
+    code.raw(&[0x41, 0xff, 0xe0 | second & 7]);
+    code.land(inside);
+    code.load(reg::RAX, Mem::Gs(layout::SPILLED_RAX));
 }
 
 /// The flags are kept in memory and need not survive; the site's number is in R11.

@@ -19,8 +19,6 @@ pub(crate) enum Kind {
         patch: u64,
         /// The successor's offset in the block's page.
         target: u16,
-        /// The successor is one whose operands may share probes.
-        groups: bool,
     },
     /// The end of the block, with the successor's linear address in R10 and the flags in memory.
     Indirect {
@@ -57,26 +55,8 @@ pub(crate) enum Kind {
         /// Where to go on with what the TLB has.
         ready: u64,
     },
-    /// The probe of a group of memory operands that the TLB does not have. The linear address of the
-    /// first byte is in R10.
-    Group {
-        /// Offset and bytes of the operand that comes next, if one does.
-        first: Option<(i32, usize)>,
-        /// Address of the displacement of the jump that is taken if the probe fails, and of code that goes
-        /// on without groups.
-        patch: u64,
-        apart: u64,
-        /// How often that was done.
-        failures: u32,
-        /// Some are written.
-        write: bool,
-        /// The flags are those that were kept in memory.
-        flags_kept: bool,
-        /// Where to go on once the TLB has it.
-        retry: u64,
-        /// Where to go on with what the TLB has.
-        ready: u64,
-    },
+    /// The probe of a group of memory operands.
+    Group(GroupSite),
     /// An instruction for the interpreter.
     Interpret {
         /// The instruction.
@@ -86,6 +66,30 @@ pub(crate) enum Kind {
         /// What a group of operands has found is used later.
         spanned: bool,
     },
+}
+
+/// The probe of a group of memory operands that the TLB does not have, or that do not lie in one page. The linear address
+/// of the first byte is in R10.
+#[derive(Debug, Clone)]
+pub(crate) struct GroupSite {
+    /// Offset and bytes of the operand that comes next, if one does.
+    pub(crate) first: Option<(i32, usize)>,
+    /// Address of the displacement of the jump that is taken if the probe fails.
+    pub(crate) patch: u64,
+    /// Address of its [`crate::second::Descriptor`].
+    pub(crate) descriptor: u64,
+    /// Address of code that goes on without groups, once that was made.
+    pub(crate) apart: Option<u64>,
+    /// How often the group had to be taken apart for what the TLB cannot have.
+    pub(crate) failures: u32,
+    /// Some are written.
+    pub(crate) write: bool,
+    /// The flags are those that were kept in memory.
+    pub(crate) flags_kept: bool,
+    /// Where to go on once the TLB has it.
+    pub(crate) retry: u64,
+    /// Where to go on with what the TLB has.
+    pub(crate) ready: u64,
 }
 
 /// One place.
@@ -109,7 +113,7 @@ pub(crate) struct Sites {
     /// What addresses are relative to: the start of the code cache.
     base: u64,
     sites: Vec<Packed>,
-    groups: Vec<Kind>,
+    groups: Vec<GroupSite>,
     ops: Vec<Rc<Op>>,
 }
 
@@ -127,7 +131,7 @@ struct Packed {
 #[derive(Debug)]
 enum PackedKind {
     Entry { flags_kept: bool },
-    Link { patch: u32, target: u16, groups: bool },
+    Link { patch: u32, target: u16 },
     Indirect { stack: i32 },
     Far { page_patch: u32, target: i32, jump: u8, stack: i8 },
     Miss { retry: u32, ready: u32, size: u8, flags: MissFlags },
@@ -166,9 +170,7 @@ impl Sites {
     pub(crate) fn push(&mut self, site: Site) {
         let kind = match site.kind {
             Kind::Entry { flags_kept } => PackedKind::Entry { flags_kept },
-            Kind::Link { patch, target, groups } => {
-                PackedKind::Link { patch: self.near(patch), target, groups }
-            }
+            Kind::Link { patch, target } => PackedKind::Link { patch: self.near(patch), target },
             Kind::Indirect { stack } => PackedKind::Indirect { stack },
             Kind::Far { page_patch, jump_patch, target, stack } => {
                 let jump = (jump_patch - page_patch) as u8;
@@ -183,7 +185,7 @@ impl Sites {
                 let (retry, ready) = (self.near(retry), self.near(ready));
                 PackedKind::Miss { retry, ready, size, flags }
             }
-            group @ Kind::Group { .. } => {
+            Kind::Group(group) => {
                 self.groups.push(group);
                 PackedKind::Group(self.groups.len() as u32 - 1)
             }
@@ -201,9 +203,7 @@ impl Sites {
         let &Packed { block, next, ref kind, offset, length } = self.sites.get(number)?;
         let kind = match *kind {
             PackedKind::Entry { flags_kept } => Kind::Entry { flags_kept },
-            PackedKind::Link { patch, target, groups } => {
-                Kind::Link { patch: self.far(patch), target, groups }
-            }
+            PackedKind::Link { patch, target } => Kind::Link { patch: self.far(patch), target },
             PackedKind::Indirect { stack } => Kind::Indirect { stack },
             PackedKind::Far { page_patch, target, jump, stack } => {
                 let page_patch = self.far(page_patch);
@@ -218,7 +218,7 @@ impl Sites {
                 retry: self.far(retry),
                 ready: self.far(ready),
             },
-            PackedKind::Group(group) => self.groups.get(group as usize)?.clone(),
+            PackedKind::Group(group) => Kind::Group(self.groups.get(group as usize)?.clone()),
             PackedKind::Interpret { op, goes_on, spanned } => {
                 Kind::Interpret { op: Rc::clone(self.ops.get(op as usize)?), goes_on, spanned }
             }
@@ -228,7 +228,7 @@ impl Sites {
     }
 
     /// The group of operands at a site.
-    pub(crate) fn group_mut(&mut self, number: usize) -> Option<&mut Kind> {
+    pub(crate) fn group_mut(&mut self, number: usize) -> Option<&mut GroupSite> {
         match self.sites.get(number)?.kind {
             PackedKind::Group(group) => self.groups.get_mut(group as usize),
             _ => None,
@@ -241,8 +241,7 @@ impl Sites {
         numbers.find(|&number| match self.sites.get(number).map(|site| &site.kind) {
             Some(PackedKind::Miss { ready: at, .. }) => *at == offset,
             Some(PackedKind::Group(group)) => {
-                let group = self.groups.get(*group as usize);
-                matches!(group, Some(Kind::Group { ready: at, .. }) if *at == ready)
+                self.groups.get(*group as usize).is_some_and(|group| group.ready == ready)
             }
             _ => false,
         })
@@ -259,7 +258,7 @@ mod tests {
         let mut sites = Sites::new(base);
         let kinds = [
             Kind::Entry { flags_kept: true },
-            Kind::Link { patch: base + 7, target: 0xfff, groups: true },
+            Kind::Link { patch: base + 7, target: 0xfff },
             Kind::Indirect { stack: -8 },
             Kind::Far { page_patch: base + 9, jump_patch: base + 29, target: -0x2000, stack: -8 },
             Kind::Miss {
@@ -271,16 +270,17 @@ mod tests {
                 retry: base + 0x10_0000,
                 ready: base + 0x10_0030,
             },
-            Kind::Group {
+            Kind::Group(GroupSite {
                 first: Some((24, 8)),
                 patch: base + 1,
-                apart: base + 2,
+                descriptor: base + 3,
+                apart: Some(base + 2),
                 failures: 3,
                 write: true,
                 flags_kept: false,
                 retry: base + 4,
                 ready: base + 5,
-            },
+            }),
         ];
         for (number, kind) in kinds.iter().enumerate() {
             let next = if number == 0 { 0 } else { base + number as u64 };

@@ -1,0 +1,140 @@
+//! Groups of operands whose probe fails: the TLB has to be filled, or the group taken apart.
+//!
+//! What has no place in the TLB, or lies in two pages, is reached by code without groups, which begins at the
+//! instruction that the probe stands before. Where a group does not lie in one page, the way there is made when that is
+//! first seen.
+
+use crate::dispatch::Translator;
+use crate::emit::{reg, relative};
+use crate::exits::{Filled, Next};
+use crate::flags;
+use crate::second::Descriptor;
+use crate::site::GroupSite;
+use ambos_hostcode::arena::Region;
+use ambos_interpret::cpu::RIP;
+use ambos_vcpu::Platform;
+
+/// After so many failures for what the TLB cannot have a probe leads to code without groups at once.
+const USUAL: u32 = 16;
+
+impl Translator {
+    /// Serves the probe of a group, before the instruction at an offset in a block, that the TLB does not have.
+    pub(crate) fn serve_group(
+        &mut self,
+        platform: &mut dyn Platform,
+        (block, offset): (u32, u16),
+        number: Option<usize>,
+        group: &GroupSite,
+    ) -> Next {
+        let &GroupSite { first, write, flags_kept, retry, .. } = group;
+        self.statistics.tlb_misses += 1;
+        let linear = self.head.slots.scratch[0];
+        let changes = self.head.cpu.tlb.changes();
+        let outcome = match first {
+            Some((offset, size)) => {
+                self.fill(platform, linear.wrapping_add(offset as u64), size, write)
+            }
+            None => self.fill_ahead(platform, linear, write),
+        };
+        let stale = self.cache.blocks[block as usize].stale;
+        if outcome == Filled::Yes && !stale && changes == self.head.cpu.tlb.changes() {
+            return Next::Continue(retry);
+        }
+        if outcome == Filled::No && !stale && self.count_failure(number) {
+            return self.go_on_apart(platform, (block, offset), number, flags_kept);
+        }
+        self.take_flags_from(flags_kept);
+        let rip = self.page_of(block).wrapping_add(u64::from(offset));
+        if let Filled::Fault(fault) = outcome {
+            let size = first.map_or(0, |(_, size)| size);
+            return self.deliver_of(platform, rip, fault, size);
+        }
+        self.head.cpu.native.gpr[RIP] = rip;
+        self.take_apart(block, offset);
+        Next::Boundary
+    }
+
+    /// Goes on without groups from the instruction at an offset in a block, and so will who comes there the same way.
+    pub(crate) fn go_on_apart(
+        &mut self,
+        platform: &mut dyn Platform,
+        (block, offset): (u32, u16),
+        number: Option<usize>,
+        flags_kept: bool,
+    ) -> Next {
+        self.take_flags_from(flags_kept);
+        self.head.cpu.native.gpr[RIP] = self.page_of(block).wrapping_add(u64::from(offset));
+        self.take_apart(block, offset);
+        if self.options.apart || !self.undisturbed() {
+            return Next::Boundary;
+        }
+        self.keep_current();
+        let Some(entry) = number.and_then(|number| self.way_apart(platform, block, number)) else {
+            return Next::Boundary;
+        };
+        if flags_kept {
+            self.head.slots.flags = self.head.slots.kept_flags;
+        }
+        Next::Continue(entry)
+    }
+
+    /// The entry, with the flags in the host's, of the code without groups at the instruction pointer, where a group of
+    /// `block` has its probe. From now on that leads there by itself if the group does not lie in one page.
+    fn way_apart(&mut self, platform: &mut dyn Platform, block: u32, number: usize) -> Option<u64> {
+        let flushes = self.statistics.flushes;
+        let found = self.find(platform)?;
+        let next = &self.cache.blocks[found as usize];
+        let (mode, body, tail) = (next.key.mode, next.body(), next.key.tail);
+        // Translation may have flushed everything, and the page's code may have changed.
+        if tail != 0 || self.statistics.flushes != flushes {
+            return None;
+        }
+        let from = &self.cache.blocks[block as usize];
+        if from.stale || from.key.mode != mode {
+            return None;
+        }
+        let group = self.cache.sites.group_mut(number)?;
+        let [_, code] = &mut self.code.0;
+        code.start(self.arena.next(Region::Cold) as u64);
+        let start = code.here();
+        if group.flags_kept {
+            flags::load_kept(code, Some(reg::R11));
+        }
+        code.jump(body);
+        if self.arena.push(Region::Cold, &code.bytes).is_none() {
+            self.flush();
+            return None;
+        }
+        self.statistics.host_bytes += code.bytes.len() as u64;
+        group.apart = Some(start);
+        let (at, bytes) = Descriptor::patch(group.descriptor, start);
+        self.arena.patch(at as usize, &bytes);
+        if group.failures >= USUAL {
+            self.arena.patch(group.patch as usize, &relative(group.patch, start));
+        }
+        Some(body)
+    }
+
+    /// Has the rest of a block run without groups of operands, from the instruction at `offset` on.
+    fn take_apart(&mut self, block: u32, offset: u16) {
+        self.statistics.ungrouped += 1;
+        self.ungrouped = true;
+        self.note_before(block, offset);
+    }
+
+    /// Counts that a group was taken apart for what the TLB cannot have; whether that is usual, and the way has to be made
+    /// that its probe leads to from now on.
+    fn count_failure(&mut self, number: Option<usize>) -> bool {
+        let Some(group) = number.and_then(|number| self.cache.sites.group_mut(number)) else {
+            return false;
+        };
+        group.failures += 1;
+        if group.failures != USUAL {
+            return false;
+        }
+        let Some(apart) = group.apart else { return true };
+        let patch = group.patch;
+        self.arena.patch(patch as usize, &relative(patch, apart));
+        false
+    }
+}
