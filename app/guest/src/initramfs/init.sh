@@ -14,6 +14,12 @@ mount -t tmpfs -o nosuid,nodev tmpfs /dev/shm
 mount -t tmpfs -o nosuid,nodev tmpfs /run
 mount -t tmpfs -o nosuid,nodev tmpfs /tmp
 hostname ambos
+# Up to here the kernel did not let anybody wait for all processors to have passed by; what is made ready below
+# need not wait either.
+expedite() {
+    [ -e /sys/kernel/rcu_expedited ] && echo "$1" > /sys/kernel/rcu_expedited
+}
+expedite 1
 # So the kernel can switch the guest off when it is asked to from outside.
 echo /bin/poweroff -f > /proc/sys/kernel/poweroff_cmd
 
@@ -38,10 +44,26 @@ set +f
 
 # Drivers for the devices that are there. The virtio bus appears once its PCI driver is loaded,
 # disks once their host adapter is.
-for bus in pci virtio xen; do
+for bus in pci virtio; do
     set -- /sys/bus/$bus/devices/*/modalias
     [ -e "$1" ] && modprobe -a -b -q $(cat "$@")
 done
+
+# Whether all devices of the Xen bus are in use.
+connected() {
+    for state in /sys/bus/xen/devices/*/state; do
+        read -r state 2> /dev/null < "$state" && [ "$state" = Connected ] || return 1
+    done
+}
+
+# Loading a front end takes until the kernel looks at its devices for a second time, a tenth of a second
+# after the first. They are there long before.
+set -- /sys/bus/xen/devices/*/modalias
+if [ -e "$1" ]; then
+    modprobe -a -b -q $(cat "$@") &
+    loading=$!
+    while ! connected && kill -0 $loading 2> /dev/null; do sleep 0.005; done
+fi
 [ -d /sys/bus/scsi ] && modprobe -a -q sd_mod sr_mod
 ip link set lo up
 
@@ -60,6 +82,7 @@ for adapter in /sys/class/net/*/device; do
     udhcpc -i "$adapter" -q -n -f -t 5 -T 1 -A 1 -O mtu -s /etc/udhcpc.sh > /run/udhcpc.log 2>&1
 done
 
+expedite 0
 if [ -n "$command" ]; then
     # Only the command may write to the console now: no kernel messages but emergencies, no
     # carriage returns put in by the terminal.
