@@ -2,6 +2,7 @@
 //!
 //! - [`alu`]: single integer instructions executed on the host, flags included.
 //! - [`low`]: words that code reaches without a register.
+//! - [`prefer_large_pages`]: advice for memory that is filled at once.
 //! - [`mem`]: loads, stores, atomics and string instructions on raw host addresses.
 //! - [`arena`]: executable memory, written through one mapping and executed through another (W^X).
 //! - [`guard`]: calls into generated code whose faults come back as values.
@@ -16,6 +17,7 @@
 pub mod alu;
 pub mod arena;
 pub mod guard;
+mod large;
 pub mod low;
 pub mod mem;
 pub mod signals;
@@ -26,6 +28,7 @@ pub mod windows;
 pub use alu::Word;
 pub use arena::{Arena, ArenaError};
 pub use guard::{HostFault, ThunkFrame};
+pub use large::prefer_large_pages;
 pub use low::LowWord;
 pub use stage::Stage;
 pub use views::View;

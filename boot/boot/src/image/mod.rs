@@ -149,6 +149,7 @@ impl KernelImage {
         let size = file.metadata().map_or(0, |metadata| metadata.len().min(MAX_FILE));
         // With room for the read that finds the end.
         let mut bytes = Vec::with_capacity(size as usize + 64);
+        ambos_hostcode::prefer_large_pages(bytes.spare_capacity_mut());
         file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(read)?;
         if bytes.len() as u64 > MAX_FILE {
             return Err(ImageError::TooLarge { path: name });

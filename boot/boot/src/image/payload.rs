@@ -147,6 +147,7 @@ fn unpack_lz4(payload: &[u8]) -> Result<Vec<u8>, ImageError> {
     }
     // Memory that is zero from the start is not touched to make it so.
     let mut unpacked = vec![0; blocks.len() * LZ4_BLOCK];
+    ambos_hostcode::prefer_large_pages(&mut unpacked);
     let lengths = unpack_lz4_blocks(&blocks, &mut unpacked)
         .into_iter()
         .collect::<Result<Vec<_>, _>>()

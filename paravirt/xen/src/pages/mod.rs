@@ -104,7 +104,10 @@ impl Pages {
             uses: 0,
         };
         let count = (ram.size() >> 12) as usize;
-        let mut frames = vec![frame(Owner::Guest); count].into_boxed_slice();
+        let mut frames = Vec::with_capacity(count);
+        ambos_hostcode::prefer_large_pages(frames.spare_capacity_mut());
+        frames.resize(count, frame(Owner::Guest));
+        let mut frames = frames.into_boxed_slice();
         let reserve = (layout.reserve as usize).min(count);
         frames[..reserve].fill(frame(Owner::Hypervisor));
         let grants = layout.grants..layout.grants + GRANT_FRAMES;
