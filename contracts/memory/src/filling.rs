@@ -28,7 +28,23 @@ impl GuestRam {
     /// Whether all of it could be written through the file.
     fn fill_through_file(&self, address: u64, bytes: &[u8]) -> bool {
         let offset = self.file_range(address, bytes.len() as u64);
-        self.file().zip(offset).is_some_and(|(file, at)| file.write_all_at(bytes, at).is_ok())
+        let written =
+            self.file().zip(offset).is_some_and(|(file, at)| file.write_all_at(bytes, at).is_ok());
+        if written {
+            self.map_in(address, bytes.len());
+        }
+        written
+    }
+
+    /// Has the host map some consecutive bytes of RAM that are in the file: together that costs little.
+    fn map_in(&self, address: u64, length: usize) {
+        let Some((page, _)) = self.host_page(address) else { return };
+        let length = length + (address & (PAGE - 1)) as usize;
+        #[expect(unsafe_code, reason = "advice on memory has no safe wrapper")]
+        // SAFETY: the pages lie in the mapping of one region, which exists as long as `self` does; their contents stay.
+        unsafe {
+            libc::madvise(page as *mut libc::c_void, length, libc::MADV_POPULATE_READ);
+        }
     }
 
     /// Where in the file some consecutive bytes of RAM begin.
