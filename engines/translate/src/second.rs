@@ -251,3 +251,23 @@ fn jump(code: &mut Code, first_level: i32, cache: i32, gate: u32, exit: u64) -> 
     code.jump(exit);
     start
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_lead_to_where_they_say() {
+        let (at, ready, apart) = (0x7000_0000_1000, 0x7000_0000_0123, 0x7000_0100_0000_u64);
+        let descriptor = Descriptor { size: 0x18, ready, apart };
+        let mut bytes = descriptor.bytes(at);
+        let distance = |bytes: &[u8]| i32::from_le_bytes(bytes.try_into().unwrap());
+        let leads_to = |bytes: &[u8]| at.wrapping_add_signed(distance(bytes).into());
+        assert_eq!(u16::from_le_bytes([bytes[0], bytes[1]]), 0xfe8);
+        assert_eq!((leads_to(&bytes[2..6]), leads_to(&bytes[6..])), (ready, apart));
+        let (place, patch) = Descriptor::patch(at, ready + 4);
+        let place = (place - at) as usize;
+        bytes[place..place + 4].copy_from_slice(&patch);
+        assert_eq!((leads_to(&bytes[2..6]), leads_to(&bytes[6..])), (ready, ready + 4));
+    }
+}

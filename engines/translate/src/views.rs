@@ -1,6 +1,8 @@
 //! Memory operands of user code that are reached through views: see [`ambos_interpret::mmu::Tlb`].
 //!
-//! The linear address is looked up in a table of regions, and what is found there added to it. For any address that
+//! Where all that a program has is at one distance, or the operand is on the stack, that distance is the base of FS, which
+//! the entry stub loads: the operand is the guest's own with a prefix. Its pointer is checked before, by a read of the guard.
+//! Else the linear address is looked up in a table of regions, and what is found there added to it. For any address that
 //! leads into a view or to a fault, so nothing depends on a comparison but how fast it is.
 //! What cannot be reached so faults on the host. For each access it is noted where the guest's state is then, which
 //! costs nothing as long as nothing faults; who serves the fault has the page be seen, or makes up the state and
@@ -17,7 +19,7 @@
 //!   given up, and opened once there are others.
 //! - Nor is the guard asked about what lies around the code itself, where that is at the usual distance in all banks whose
 //!   code has this distance only. The bank is made ready before it is decided which block runs; while it has no zones,
-//!   the distance is one that leads to the kernel's half of the addresses.
+//!   the distance is one that leads beyond the addresses of user memory.
 //! - An access lies at most 2 GiB away from what was looked up, and ends 64 bytes further on at most: a displacement is
 //!   added only to the pointer that it belongs to (`plan::views` keeps pointer and operand within 2^30 each of the same
 //!   unknown value; nothing is added to it but constants in between), or has been added before the look.

@@ -30,8 +30,9 @@ const LOWER: usize = VIEW_REGIONS / 2;
 /// somewhere in a region and may end in the next one. Two zones of regions that are moved by the same distance.
 const PROGRAM: (usize, usize) = (0x55, 2);
 const TOP: (usize, usize) = (0x7e, 2);
-/// The usual distance where there is none: what it leads to is in the half of the kernel's addresses.
-const KERNEL_HALF: u64 = 0xffff_8000_0000_0000;
+/// The usual distance where there is none: from [`PROGRAM`] and [`TOP`], and what lies around them, it leads to addresses
+/// that no user memory of the host's has.
+const BEYOND: u64 = 0x40 << REGION_BITS;
 /// Distances that are tried, in regions: such that zones leave room between them.
 const DISTANCES: std::ops::Range<usize> = 1..28;
 const DISTANCE_STEP: usize = 3;
@@ -225,7 +226,7 @@ impl Tlb {
         for (region, distance) in views.distances.iter_mut().enumerate() {
             *distance = (start as u64).wrapping_sub((region as u64) << REGION_BITS);
         }
-        views.usual = [KERNEL_HALF; 2];
+        views.usual = [BEYOND; 2];
         views.is_usual = [std::array::from_fn(|region| !region as u8); 2];
     }
 
