@@ -122,7 +122,7 @@ impl Cpu {
         #[expect(unsafe_code, reason = "guest RAM is shared with other vCPUs")]
         // SAFETY: `host_page` is a mapped page of guest RAM and the bytes end at its end.
         unsafe {
-            mem::copy_from(page.host_page + offset, bytes);
+            mem::copy_words_from(page.host_page + offset, bytes);
         }
         let rip = self.native.gpr[RIP];
         let bits = u32::from(self.mode.code_bits);
@@ -212,7 +212,7 @@ impl Cpu {
         #[expect(unsafe_code, reason = "guest RAM is shared with other vCPUs")]
         // SAFETY: the bytes are at the end of a mapped page of guest RAM.
         unsafe {
-            mem::copy_from(page.host_page + offset, &mut bytes[..head]);
+            mem::copy_words_from(page.host_page + offset, &mut bytes[..head]);
         }
         Ok(head)
     }
@@ -233,7 +233,7 @@ impl Cpu {
         #[expect(unsafe_code, reason = "guest RAM is shared with other vCPUs")]
         // SAFETY: the bytes are the first ones, fewer than 15, of a mapped page of guest RAM.
         unsafe {
-            mem::copy_from(page.host_page, tail);
+            mem::copy_words_from(page.host_page, tail);
         }
         Ok(())
     }

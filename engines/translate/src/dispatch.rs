@@ -340,7 +340,7 @@ impl Translator {
             #[expect(unsafe_code, reason = "guest RAM is shared with other vCPUs")]
             // SAFETY: `host_page` is a mapped page of guest RAM, and at most a page is copied.
             unsafe {
-                mem::copy_from(page.host_page, &mut bytes[start..end]);
+                mem::copy_words_from(page.host_page, &mut bytes[start..end]);
             }
         }
         let bytes = if pages.len() > 1 { &bytes[..] } else { &bytes[..0x1000] };

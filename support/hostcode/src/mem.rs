@@ -2,7 +2,7 @@
 //!
 //! Guest memory is shared with other vCPUs and devices, and guests access it at any alignment. Each
 //! function is one host instruction, so it is as atomic as the guest's own instruction and the
-//! compiler can neither split nor repeat it.
+//! compiler can neither split nor repeat it; but [`copy_words_from`], which is one for each word.
 
 use crate::alu::{ARITHMETIC, Word};
 use std::arch::asm;
@@ -139,6 +139,34 @@ pub unsafe fn copy_from(address: usize, data: &mut [u8]) {
     // SAFETY: the caller vouches for the source; the destination is an exclusive borrow and thus
     // does not overlap memory that the guest can write.
     unsafe { string_copy(address, data.as_mut_ptr() as usize, data.len(), 1, false) }
+}
+
+/// Copies `data.len()` bytes from `address`, of each aligned word of 8 bytes all that is wanted by one load. So
+/// processors fetch code: who changes it by such words while it runs has either the old or the new one run, where a
+/// string instruction can see half of each.
+///
+/// # Safety
+///
+/// The aligned words that have some of the bytes must be mapped readable.
+pub unsafe fn copy_words_from(address: usize, data: &mut [u8]) {
+    const WORD: usize = size_of::<u64>();
+    // SAFETY: the caller vouches for the words.
+    let word = |at: usize| unsafe { u64::load(at) }.to_le_bytes();
+    let before = address % WORD;
+    let (head, rest) = data.split_at_mut(data.len().min((WORD - before) % WORD));
+    if !head.is_empty() {
+        head.copy_from_slice(&word(address - before)[before..before + head.len()]);
+    }
+    let mut at = address + head.len();
+    let mut words = rest.chunks_exact_mut(WORD);
+    for place in &mut words {
+        place.copy_from_slice(&word(at));
+        at += WORD;
+    }
+    let tail = words.into_remainder();
+    if !tail.is_empty() {
+        tail.copy_from_slice(&word(at)[..tail.len()]);
+    }
 }
 
 /// Copies `data` to `address`.
@@ -295,6 +323,46 @@ pub unsafe fn string_scan(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_are_copied_from_any_place() {
+        let words: Vec<u64> = (0..8).map(|word| word * 0x0123_4567_89ab_cdef).collect();
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        for start in 0..bytes.len() {
+            for end in start..=bytes.len() {
+                let mut copy = vec![0; end - start];
+                // SAFETY: the bytes lie in `words`.
+                unsafe { copy_words_from(words.as_ptr() as usize + start, &mut copy) };
+                assert_eq!(copy, bytes[start..end]);
+            }
+        }
+    }
+
+    #[test]
+    fn words_that_change_are_copied_whole() {
+        use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+        let words: Vec<AtomicU64> = (0..512).map(|_| AtomicU64::new(0)).collect();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut value = 0_u64;
+                while !done.load(Ordering::Relaxed) {
+                    for word in &words {
+                        value = (value + 1) & 0xff;
+                        word.store(value * 0x0101_0101_0101_0101, Ordering::Relaxed);
+                    }
+                }
+            });
+            let mut copy = vec![0; 8 * words.len() - 8];
+            let torn = (0..2000).any(|_| {
+                // SAFETY: the bytes lie in `words`.
+                unsafe { copy_words_from(words.as_ptr() as usize + 8, &mut copy) };
+                copy.chunks_exact(8).any(|word| word.iter().any(|&byte| byte != word[0]))
+            });
+            done.store(true, Ordering::Relaxed);
+            assert!(!torn);
+        });
+    }
 
     #[test]
     fn overlapping_copies_propagate_like_the_instruction() {
