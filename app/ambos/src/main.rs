@@ -18,6 +18,7 @@ use std::process::ExitCode;
 const HELP_INSTEAD: ErrorKind = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
 
 fn main() -> ExitCode {
+    ambos_hostcode::heap::keep_large_apart();
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() && error.kind() != HELP_INSTEAD => {

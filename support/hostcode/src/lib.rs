@@ -1,6 +1,7 @@
 //! Running host instructions on a guest's behalf: the home of most `unsafe`.
 //!
 //! - [`alu`]: single integer instructions executed on the host, flags included.
+//! - [`heap`]: how the host's allocator keeps large tables.
 //! - [`low`]: words that code reaches without a register.
 //! - [`prefer_large_pages`]: advice for memory that is filled at once.
 //! - [`mem`]: loads, stores, atomics and string instructions on raw host addresses.
@@ -17,6 +18,7 @@
 pub mod alu;
 pub mod arena;
 pub mod guard;
+pub mod heap;
 mod large;
 pub mod low;
 pub mod mem;
