@@ -9,7 +9,7 @@ use crate::x87::XsaveArea;
 use ambos_hostcode::ThunkFrame;
 use ambos_interpret::Cpu;
 use ambos_interpret::cpu::{Mode, NativeState};
-use ambos_interpret::mmu::{Bank, BankViews, GUARD_OFFSET, Set};
+use ambos_interpret::mmu::{Bank, BankViews, Entry, GUARD_OFFSET, Set, page_slots};
 use ambos_vcpu::{Control, Msrs, Segment, VectorState};
 use std::mem::offset_of;
 
@@ -206,6 +206,8 @@ pub(crate) fn count(what: Counted) -> i32 {
 /// Offsets within the bank of one set's caches.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SetLayout {
+    /// What leaves the place of an entry of the set's caches of pages, in both levels.
+    pub(crate) page_masks: [u32; 2],
     /// Cache of pages that may be read.
     pub(crate) read: i32,
     /// Cache of pages that may be written.
@@ -239,8 +241,10 @@ impl SetLayout {
     pub(crate) fn new(head: usize, set: usize) -> Self {
         let guard = (head + GUARD_OFFSET) as i32;
         let views = head + offset_of!(Bank, views);
+        let page_masks = page_slots(set).map(|slots| ((slots - 1) * size_of::<Entry>()) as u32);
         let set = head + offset_of!(Bank, sets) + set * size_of::<Set>();
         Self {
+            page_masks,
             read: (set + offset_of!(Set, read)) as i32,
             write: (set + offset_of!(Set, write)) as i32,
             jumps: (set + offset_of!(Set, jumps)) as i32,

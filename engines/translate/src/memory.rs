@@ -14,7 +14,6 @@ use crate::plan::{Address, PageGroup};
 use crate::scratch::home_of;
 use crate::second;
 use crate::site::{GroupSite, Kind};
-use ambos_interpret::mmu::{ENTRIES, Entry};
 use iced_x86::{Code as Op, Instruction, MemoryOperand, Register};
 
 /// What an instruction does with a memory operand.
@@ -173,8 +172,7 @@ impl Builder<'_> {
     /// Emits the probe for a known linear address: with the slot known there is nothing to compute.
     fn check_known(&mut self, linear: u64, first: u8, second: u8, check: Check) {
         let cache = if check.write { self.set.write } else { self.set.read };
-        let slot = (linear >> 12) as usize & (ENTRIES - 1);
-        let entry = cache + slot as i32 * size_of::<Entry>() as i32;
+        let entry = cache + ((linear >> 8) as u32 & self.set.page_masks[0]) as i32;
         self.counters.probes += 1;
         if check.flags_live {
             self.keep_flags(second);
@@ -214,7 +212,7 @@ impl Builder<'_> {
         }
         let retry = self.code.here();
         self.code.rorx(second, first, 8);
-        self.code.and32(second, ((ENTRIES - 1) << 4) as u32);
+        self.code.and32(second, self.set.page_masks[0]);
         self.code.op(true, &[0x33], first, Mem::GsBase(second, cache));
         self.code.cmp(first, 0x1000 - size as i32);
         let miss = self.code.jump_if(7, 0);

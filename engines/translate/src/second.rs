@@ -7,8 +7,7 @@
 use crate::emit::{Code, Mem, reg};
 use crate::layout::{self, SetLayout};
 use ambos_interpret::mmu::{
-    ENTRIES, JUMP_SPREAD_SHIFT, JUMPS, PAGE_SPREAD_SHIFT, SECOND_ENTRIES, SECOND_JUMPS, SETS,
-    SPREAD,
+    JUMP_SPREAD_SHIFT, JUMPS, PAGE_SPREAD_SHIFT, SECOND_JUMPS, SETS, SPREAD,
 };
 
 /// The site of memory operands that neither level has: [`layout::FOUND`] says which operand.
@@ -88,14 +87,22 @@ impl SecondLevel {
             [(set.read, set.read_second), (set.write, set.write_second)].map(|caches| {
                 [(reg::R10, reg::R11), (reg::R11, reg::R10)].map(|(first, second)| {
                     std::array::from_fn(|size| {
-                        operand(code, caches, first, second, Form::Operand(1 << size), exit)
+                        operand(
+                            code,
+                            (caches, set.page_masks),
+                            first,
+                            second,
+                            Form::Operand(1 << size),
+                            exit,
+                        )
                     })
                 })
             })
         });
         let groups = sets.map(|set| {
-            [(set.read, set.read_second), (set.write, set.write_second)]
-                .map(|caches| operand(code, caches, reg::R10, reg::R11, Form::Group, exit))
+            [(set.read, set.read_second), (set.write, set.write_second)].map(|caches| {
+                operand(code, (caches, set.page_masks), reg::R10, reg::R11, Form::Group, exit)
+            })
         });
         let jumps = sets.map(|set| jump(code, set.jumps, set.jumps_second, gate, exit));
         let barred = code.here();
@@ -147,7 +154,7 @@ enum Form {
 
 fn operand(
     code: &mut Code,
-    (first_level, cache): (i32, i32),
+    ((first_level, cache), masks): ((i32, i32), [u32; 2]),
     first: u8,
     second: u8,
     form: Form,
@@ -165,7 +172,7 @@ fn operand(
     code.rorx(second, first, 12);
     code.imul(second, SPREAD);
     code.shr(second, PAGE_SPREAD_SHIFT as u8 - 4);
-    code.and32(second, ((SECOND_ENTRIES - 1) << 4) as u32);
+    code.and32(second, masks[1]);
     // xor first, [key]
     code.op(true, &[0x33], first, Mem::GsBase(second, cache));
     code.cmp(first, 0x1000 - size);
@@ -176,7 +183,7 @@ fn operand(
     code.load(second, Mem::GsBase(second, cache + 8));
     code.copy(reg::RCX, reg::RAX);
     code.shr(reg::RCX, 8);
-    code.and32(reg::RCX, ((ENTRIES - 1) << 4) as u32);
+    code.and32(reg::RCX, masks[0]);
     code.store(Mem::GsBase(reg::RCX, first_level), reg::RAX);
     code.store(Mem::GsBase(reg::RCX, first_level + 8), second);
     code.load(reg::RAX, Mem::Gs(layout::SPILLED_RAX));

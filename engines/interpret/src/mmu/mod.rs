@@ -18,7 +18,7 @@ pub use journal::{Journal, JournalPage, page_bytes};
 pub use tlb::{
     BANK_WINDOW, BANKS, BARRED_JUMP, Bank, BankViews, CODE_PAGES, ENTRIES, Entry, GUARD_MASK,
     GUARD_OFFSET, JUMP_SPREAD_SHIFT, JUMPS, PAGE_SPREAD_SHIFT, SECOND_ENTRIES, SECOND_JUMPS, SETS,
-    SPREAD, Set, Tlb, VIEW_MASK, VIEW_REGIONS, jump_slot,
+    SPREAD, Set, Tlb, VIEW_MASK, VIEW_REGIONS, jump_slot, page_slots,
 };
 pub use walk::Translation;
 

@@ -12,10 +12,13 @@ use super::views::BankViews;
 pub const ENTRIES: usize = 2048;
 /// Pages in the second level.
 pub const SECOND_ENTRIES: usize = 8192;
+/// Pages in both levels of sets that are seldom used: see [`page_slots`].
+const FEW_ENTRIES: usize = 256;
+const FEW_SECOND_ENTRIES: usize = 1024;
 /// Jumps in the first level.
 pub const JUMPS: usize = 8192;
 /// Jumps in the second level.
-pub const SECOND_JUMPS: usize = 16384;
+pub const SECOND_JUMPS: usize = 8192;
 /// Pages of code that each set may know: see [`Set::code_pages`].
 pub const CODE_PAGES: usize = 4096;
 /// The linear address that the barred slot of jump caches has: see [`super::Tlb::bar_jumps`].
@@ -87,12 +90,12 @@ pub(super) enum Cache {
 impl Cache {
     pub(super) const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Jumps];
 
-    /// The slots in both levels that a key belongs into.
+    /// The slots in both levels of a set's cache that a key belongs into.
     #[inline]
-    pub(super) fn slots(self, key: u64) -> [usize; 2] {
+    pub(super) fn slots(self, set: usize, key: u64) -> [usize; 2] {
         match self {
             Self::Jumps => [jump_slot(key), second_jump_slot(key)],
-            _ => [slot(key), second_slot(key)],
+            _ => [slot(set, key), second_slot(set, key)],
         }
     }
 
@@ -124,17 +127,27 @@ impl Set {
     }
 }
 
+/// How many slots of its caches of pages a set uses, in both levels: powers of two. What is left is memory that is
+/// never touched. With SMAP a kernel reaches its programs' pages in a set of their own, few at a time.
+#[inline(always)]
+pub const fn page_slots(set: usize) -> [usize; 2] {
+    match set {
+        super::Tlb::SUPERVISOR_AC => [FEW_ENTRIES, FEW_SECOND_ENTRIES],
+        _ => [ENTRIES, SECOND_ENTRIES],
+    }
+}
+
 /// The slot of a page in a first level.
 #[inline(always)]
-pub(super) fn slot(linear: u64) -> usize {
-    (linear >> 12) as usize & (ENTRIES - 1)
+pub(super) fn slot(set: usize, linear: u64) -> usize {
+    (linear >> 12) as usize & (page_slots(set)[0] - 1)
 }
 
 /// The slot of a page in a second level.
 #[inline]
-pub(super) fn second_slot(linear: u64) -> usize {
+pub(super) fn second_slot(set: usize, linear: u64) -> usize {
     ((linear >> 12).wrapping_mul(u64::from(SPREAD)) >> PAGE_SPREAD_SHIFT) as usize
-        & (SECOND_ENTRIES - 1)
+        & (page_slots(set)[1] - 1)
 }
 
 /// The slot of a linear address in a first level of jumps. An address in steps of two bytes is fine enough.
@@ -155,9 +168,11 @@ mod tests {
 
     #[test]
     fn keys_of_empty_entries_belong_elsewhere() {
-        for cache in Cache::ALL {
-            assert!(cache.slots(Cache::no_key(0)).iter().all(|&slot| slot != 0));
-            assert_eq!(cache.slots(Cache::no_key(1)), [0, 0]);
+        for (cache, set) in
+            Cache::ALL.into_iter().flat_map(|cache| (0..SETS).map(move |set| (cache, set)))
+        {
+            assert!(cache.slots(set, Cache::no_key(0)).iter().all(|&slot| slot != 0));
+            assert_eq!(cache.slots(set, Cache::no_key(1)), [0, 0]);
         }
     }
 }

@@ -32,13 +32,13 @@ use writers::{Place, Places, Writers};
 
 pub use bank::{
     BARRED_JUMP, Bank, CODE_PAGES, ENTRIES, Entry, JUMP_SPREAD_SHIFT, JUMPS, PAGE_SPREAD_SHIFT,
-    SECOND_ENTRIES, SECOND_JUMPS, SETS, SPREAD, Set, jump_slot,
+    SECOND_ENTRIES, SECOND_JUMPS, SETS, SPREAD, Set, jump_slot, page_slots,
 };
 pub(crate) use fetches::FetchEntry;
 pub use views::{BANK_WINDOW, BankViews, GUARD_MASK, GUARD_OFFSET, VIEW_MASK, VIEW_REGIONS};
 
-/// Address spaces that are cached at the same time.
-pub const BANKS: usize = 8;
+/// Address spaces that are cached at the same time. Linux uses so many process-context identifiers in turn.
+pub const BANKS: usize = 6;
 /// Words of the filter of large pages: so many bits that the addresses of programs, which are invalidated
 /// often, seldom share one with the kernel's map of memory. With 4,096 bits that flushed everything in a
 /// third of runs, and starting programs took up to twice the time.
@@ -218,7 +218,7 @@ impl Tlb {
     /// The host address that `linear` reads from.
     #[inline(always)]
     pub fn lookup_read(&self, set: usize, linear: u64) -> Option<usize> {
-        let entry = &self.bank(self.current).sets.get(set)?.read[bank::slot(linear)];
+        let entry = &self.bank(self.current).sets.get(set)?.read[bank::slot(set, linear)];
         if entry.key == linear & !0xfff {
             return Some(entry.value + (linear & 0xfff) as usize);
         }
@@ -228,7 +228,7 @@ impl Tlb {
     /// The host address that `linear` writes to.
     #[inline(always)]
     pub fn lookup_write(&self, set: usize, linear: u64) -> Option<usize> {
-        let entry = &self.bank(self.current).sets.get(set)?.write[bank::slot(linear)];
+        let entry = &self.bank(self.current).sets.get(set)?.write[bank::slot(set, linear)];
         if entry.key == linear & !0xfff {
             return Some(entry.value + (linear & 0xfff) as usize);
         }
@@ -237,7 +237,7 @@ impl Tlb {
 
     fn lookup_second(&self, set: usize, cache: Cache, linear: u64) -> Option<usize> {
         let [_, second] = self.bank(self.current).sets[set].levels(cache);
-        let entry = second[bank::second_slot(linear)];
+        let entry = second[bank::second_slot(set, linear)];
         (entry.key == linear & !0xfff).then(|| entry.value + (linear & 0xfff) as usize)
     }
 
@@ -312,8 +312,8 @@ impl Tlb {
 
     /// Whether a host page is cached as writable at a place.
     fn is_writer(&self, place: Place, host_page: usize) -> bool {
-        let slots = Cache::Write.slots(place.page());
         place.caches().any(|(bank, set)| {
+            let slots = Cache::Write.slots(set, place.page());
             if set == Self::USER && self.views.is_writable(bank, place.page(), host_page) {
                 return true;
             }
@@ -332,7 +332,7 @@ impl Tlb {
             return;
         }
         let current = self.current;
-        for (level, slot) in cache.slots(entry.key).into_iter().enumerate() {
+        for (level, slot) in cache.slots(set, entry.key).into_iter().enumerate() {
             if cache == Cache::Jumps && (level, slot) == (0, 0) {
                 // It is barred: see `bar_jumps`.
                 continue;
@@ -490,8 +490,8 @@ impl Tlb {
 
     /// Drops the write translations of a host page at a place.
     fn drop_place(&mut self, place: Place, host_page: usize) {
-        let slots = Cache::Write.slots(place.page());
         for (bank, set) in place.caches() {
+            let slots = Cache::Write.slots(set, place.page());
             if self.views.is_writable(bank, place.page(), host_page) {
                 self.views.hide(bank, place.page());
             }
@@ -509,14 +509,15 @@ impl Tlb {
         self.changes += 1;
         if set < SETS && bank < BANKS {
             self.views.hide(bank, linear & !0xfff);
-            Self::drop_page(&mut self.bank_mut(bank).sets[set], Cache::Write, linear & !0xfff);
+            self.drop_page(bank, set, Cache::Write, linear & !0xfff);
         }
     }
 
     /// Drops the translation of one page from a cache.
-    fn drop_page(set: &mut Set, cache: Cache, page: u64) {
-        let slots = cache.slots(page);
-        for (level, slot) in set.levels_mut(cache).into_iter().zip(slots) {
+    fn drop_page(&mut self, bank: usize, set: usize, cache: Cache, page: u64) {
+        let slots = cache.slots(set, page);
+        let levels = self.bank_mut(bank).sets[set].levels_mut(cache);
+        for (level, slot) in levels.into_iter().zip(slots) {
             if level[slot].key == page {
                 level[slot] = Entry { key: Cache::no_key(slot), value: LISTED };
             }
@@ -662,9 +663,9 @@ impl Tlb {
 
     fn drop_page_of_bank(&mut self, bank: usize, page: u64) {
         self.views.hide(bank, page);
-        for set in &mut self.bank_mut(bank).sets {
+        for set in 0..SETS {
             for cache in [Cache::Read, Cache::Write] {
-                Self::drop_page(set, cache, page);
+                self.drop_page(bank, set, cache, page);
             }
         }
         for user in [false, true] {

@@ -187,7 +187,7 @@ fn where_halves_are_told_apart_another_address_space_finds_nothing() {
 /// The code that the jump cache has for `linear`.
 fn jump(tlb: &Tlb, set: usize, linear: u64) -> Option<usize> {
     let levels = tlb.bank(tlb.current).sets[set].levels(Cache::Jumps);
-    let slots = Cache::Jumps.slots(linear);
+    let slots = Cache::Jumps.slots(set, linear);
     let mut entries = levels.into_iter().zip(slots).map(|(level, slot)| level[slot]);
     entries.find(|entry| entry.key == linear).map(|entry| entry.value)
 }

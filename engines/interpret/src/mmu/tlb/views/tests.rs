@@ -192,9 +192,10 @@ fn what_is_seen_as_writable_is_found_after_others_took_its_slots() {
     tlb.prepare_view(0x1000, u64::MAX);
     tlb.insert(Tlb::USER, true, false, page, host);
     assert!(tlb.see(&ram, page));
-    let slots = Cache::Write.slots(page);
+    let slots = Cache::Write.slots(Tlb::USER, page);
     let others = (1..u64::MAX).map(|number| number << 12);
-    let other = others.into_iter().find(|&other| Cache::Write.slots(other) == slots).unwrap();
+    let other =
+        others.into_iter().find(|&other| Cache::Write.slots(Tlb::USER, other) == slots).unwrap();
     tlb.insert(Tlb::USER, true, false, other, ram.host_page(0x1000).unwrap().0);
     assert_eq!(tlb.lookup_write(Tlb::USER, page), None);
     // As many places as are kept of a page.
