@@ -2,6 +2,7 @@
 
 mod bench;
 mod difftest;
+mod footprint;
 mod layers;
 mod lints;
 mod locks;

@@ -4,7 +4,7 @@
 //! runs, with checksummed results. A wrong result, a complaint of the kernel's and a monitor that keeps growing
 //! are errors.
 
-use crate::bench;
+use crate::{bench, footprint};
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -29,8 +29,8 @@ const TECHNIQUES: [&str; 2] = ["full", "para"];
 const ENGINES: [&str; 2] = ["translate", "interpret"];
 /// Guest RAM, in MiB.
 const RAM: u64 = 256;
-/// The most that a monitor may use beside guest RAM and its code cache, in MiB, for two vCPUs.
-const MONITOR: u64 = 2 * 96;
+/// The most that a monitor may use beside guest RAM, in MiB: 64 for translated code, and 64 for all else.
+const MONITOR: u64 = 64 + 64;
 /// The longest that a guest may take to boot and to end, beside its work.
 const GRACE: Duration = Duration::from_secs(240);
 /// Lines of a kernel log that must not be there.
@@ -127,7 +127,7 @@ fn one(
         if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
             break status;
         }
-        most = bench::private_memory(child.id()).max(most as f64) as u64;
+        most = footprint::beside_guest_ram(child.id()).max(most);
         if most > MONITOR || Instant::now() > deadline {
             let _ = child.kill();
             let _ = child.wait();

@@ -24,8 +24,8 @@ pub struct Block {
 
 /// Slots of the direct-mapped front of the cache.
 const FRONT: usize = 4096;
-/// Decoded instructions after which everything is dropped, which bounds the cache to some 25 MiB.
-const MAX_OPS: usize = 256 << 10;
+/// Decoded instructions after which everything is dropped, which bounds the cache to some 17 MiB.
+const MAX_OPS: usize = 192 << 10;
 
 /// Most instructions that continue on the next page.
 const MAX_CROSSINGS: usize = 4096;
@@ -61,7 +61,7 @@ fn slot(key: u64) -> usize {
 }
 
 impl BlockCache {
-    /// An empty cache that is emptied before it holds more than `bound` instructions, of some 100
+    /// An empty cache that is emptied before it holds more than `bound` instructions, of some 90
     /// bytes each.
     pub fn bounded(bound: usize) -> Self {
         Self {
@@ -120,6 +120,24 @@ impl BlockCache {
         block
     }
 
+    /// Drops the block of `key`, if there is one: it is not to be run soon.
+    pub fn forget(&mut self, key: u64) {
+        let Some(block) = self.blocks.remove(&key) else { return };
+        self.ops -= block.ops.len();
+        self.drop_front(key);
+        let Some(keys) = self.by_page.get_mut(&block.ram_page) else { return };
+        if let Some(index) = keys.iter().position(|&other| other == key) {
+            keys.swap_remove(index);
+        }
+    }
+
+    fn drop_front(&mut self, key: u64) {
+        let front = &mut self.front[slot(key)];
+        if front.as_ref().is_some_and(|block| block.key == key) {
+            *front = None;
+        }
+    }
+
     /// The instruction of `key` that continues on the next page, if it is known, and the bytes for
     /// which it is valid.
     pub fn crossing(&self, key: u64) -> Option<([u8; MAX_INSTRUCTION], Rc<Block>)> {
@@ -167,11 +185,33 @@ impl BlockCache {
                 self.ops -= block.ops.len();
                 debug_assert_eq!(block.ram_page, ram_page);
             }
-            let front = &mut self.front[slot(key)];
-            if front.as_ref().is_some_and(|block| block.key == key) {
-                *front = None;
-            }
+            self.drop_front(key);
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_forgotten_leaves_room() {
+        let ram = GuestRam::new(0x4000).unwrap();
+        let mut cache = BlockCache::bounded(4);
+        let key = |offset| key(0x1000 + offset, 0);
+        // None of these is dropped for the next one's sake.
+        for round in 0..100 {
+            cache.insert(key(round), 1, 0, Vec::new(), 1);
+            cache.forget(key(round));
+            assert!(cache.get(key(round), 0).is_none());
+        }
+        assert!(cache.by_page.values().all(Vec::is_empty));
+        cache.insert(key(1), 1, 0, Vec::new(), 1);
+        cache.forget(key(2));
+        assert!(cache.get(key(1), 0).is_some());
+        cache.written(&ram, 1, 0, 1);
+        assert!(cache.get(key(1), 0).is_none());
+        assert_eq!(cache.ops, 0);
     }
 }

@@ -21,7 +21,7 @@ use ambos_hostcode::arena::Region;
 use ambos_hostcode::guard::GuardedArea;
 use ambos_hostcode::{Arena, Windows, mem, signals};
 use ambos_interpret::Cpu;
-use ambos_interpret::blocks::BlockCache;
+use ambos_interpret::blocks::{self, BlockCache};
 use ambos_interpret::cpu::RIP;
 use ambos_interpret::exec::native::Class;
 use ambos_interpret::fetch::CodePage;
@@ -43,8 +43,9 @@ const EVEN: u32 = 1 << 26;
 /// The bit, in keys of blocks only, of code that lies at that distance itself.
 const CODE_SEEN: u32 = 1 << 25;
 
-/// Most instructions that are kept decoded for the interpreter, which runs what is not run often.
-const MAX_DECODED: usize = 96 << 10;
+/// Most instructions that are kept decoded for the interpreter, which runs what is not run often. Three times as many
+/// save one decoding in five while a guest boots.
+const MAX_DECODED: usize = 32 << 10;
 
 /// One vCPU that translates.
 #[derive(Debug)]
@@ -421,6 +422,8 @@ impl Translator {
                     self.arena.push(region, &code.bytes);
                 }
                 self.statistics.blocks += 1;
+                let decoded = blocks::key(key.gpa, self.head.cpu.mode.key());
+                self.head.cpu.blocks.forget(decoded);
                 self.statistics.instructions += u64::from(built.instructions);
                 self.statistics.guest_bytes += u64::from(built.guest_bytes);
                 self.statistics.host_bytes += (length + cold_length) as u64;

@@ -28,7 +28,7 @@ pub enum EngineKind {
 pub struct EngineConfig {
     /// The engine.
     pub kind: EngineKind,
-    /// Bytes of translated code that each vCPU keeps.
+    /// Bytes of translated code that all vCPUs together keep.
     pub code_cache: usize,
     /// Which address spaces get views.
     pub views: Views,
@@ -54,7 +54,16 @@ pub enum EngineError {
     Translator(#[from] TranslatorError),
 }
 
+/// What each vCPU may keep in any case, unless it is told to keep less: a kernel alone has some 8 MiB of translated code.
+const LEAST_CODE: usize = 16 << 20;
+
 impl EngineConfig {
+    /// That of each of so many vCPUs.
+    pub(crate) fn shared_by(self, cpus: u32) -> Self {
+        let share = self.code_cache / cpus.max(1) as usize;
+        Self { code_cache: share.max(self.code_cache.min(LEAST_CODE)), ..self }
+    }
+
     /// Makes an engine, in its reset state.
     pub(crate) fn make(
         self,
@@ -77,5 +86,20 @@ impl EngineConfig {
                 }
             },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_cache_is_divided() {
+        let share = |size: usize, cpus| {
+            let config = EngineConfig { code_cache: size << 20, ..EngineConfig::default() };
+            config.shared_by(cpus).code_cache >> 20
+        };
+        assert_eq!([1, 2, 4, 8].map(|cpus| share(64, cpus)), [64, 32, 16, 16]);
+        assert_eq!([1, 2].map(|cpus| share(4, cpus)), [4, 4]);
     }
 }

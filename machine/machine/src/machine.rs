@@ -320,7 +320,7 @@ impl Machine {
         Ok(Self {
             model: Arc::new(CpuModel::host(cpus)),
             boot,
-            engine,
+            engine: engine.shared_by(cpus),
             debug_exit,
             technique,
             console: SharedConsole(Arc::new(Mutex::new(console))),

@@ -8,7 +8,7 @@ mod engine;
 mod monitor;
 mod samples;
 
-pub(crate) use monitor::{build, private_memory};
+pub(crate) use monitor::build;
 
 /// What to measure.
 #[derive(Debug, clap::Args)]

@@ -66,7 +66,7 @@ pub(super) fn qemu() -> Command {
 }
 
 /// Anonymous and file-backed memory of a process, in MiB; guest RAM is shared memory.
-pub(crate) fn private_memory(process: u32) -> f64 {
+pub(super) fn private_memory(process: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let kib = status.lines().filter_map(|line| {
         let (name, value) = line.split_once(':')?;

@@ -134,7 +134,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, help_heading = "Machine", default_value_t = Engine::Auto)]
     pub(super) engine: Engine,
 
-    /// Memory for translated code, for each virtual CPU
+    /// Memory for translated code, of all virtual CPUs together; each may use 16M of it in any case
     #[arg(long, value_name = "SIZE", help_heading = "Machine")]
     #[arg(value_parser = code_cache, default_value = "64M")]
     pub(super) code_cache: usize,
