@@ -199,7 +199,7 @@ mod tests {
     fn what_is_forgotten_leaves_room() {
         let ram = GuestRam::new(0x4000).unwrap();
         let mut cache = BlockCache::bounded(4);
-        let key = |offset| key(0x1000 + offset, 0);
+        let key = |offset: u64| key(0x1000 + offset, 0);
         // None of these is dropped for the next one's sake.
         for round in 0..100 {
             cache.insert(key(round), 1, 0, Vec::new(), 1);
