@@ -4,7 +4,7 @@ use crate::difference::{self, Difference};
 use crate::record::{Player, Recorder};
 use ambos_interpret::Cpu;
 use ambos_interpret::cpu::RIP;
-use ambos_interpret::mmu::{JournalPage, page_bytes};
+use ambos_interpret::mmu::{JournalPage, change_page, page_bytes};
 use ambos_memory::GuestRam;
 use ambos_translate::{Apart, Interpreted, Options, Translator, TranslatorError};
 use ambos_vcpu::{Attention, CpuState, Engine, Platform, Stop};
@@ -147,7 +147,7 @@ impl Verifier {
         // The translated run's outcome counts: it is what would have happened.
         let cpu = self.translator.cpu();
         for (page, after) in translated.pages.iter().zip(&translated.after) {
-            cpu.undo(&[JournalPage { host_page: page.host_page, before: after.clone() }]);
+            change_page(page.host_page, &page.before, after);
         }
         cpu.rewind(&translated.state);
         (cpu.instructions, cpu.events) = (counters.0.max(instructions), counters.1);
@@ -193,7 +193,9 @@ impl Verifier {
         events: u64,
     ) -> Option<Difference> {
         let cpu = self.translator.cpu();
-        cpu.undo(&translated.pages);
+        for (page, after) in translated.pages.iter().zip(&translated.after) {
+            change_page(page.host_page, after, &page.before);
+        }
         cpu.rewind(before);
         cpu.events = events;
         cpu.begin_journal();
@@ -234,8 +236,10 @@ impl Verifier {
             let held = page_bytes(host_page);
             differences.extend(difference::pages(cpu, host_page, expected, &held, frame));
         }
-        // Pages that only the interpreter wrote to are put back.
-        cpu.undo(&own);
+        // Who repeats it begins with what there was.
+        for page in &own {
+            change_page(page.host_page, &page_bytes(page.host_page), &page.before);
+        }
         if differences.is_empty() || undefined_flags(cpu, &translated.code).is_none() {
             return None;
         }

@@ -5,7 +5,7 @@
 //! Marks in page tables that walks make (accessed, dirty) are not among the writes.
 
 use crate::cpu::Cpu;
-use ambos_hostcode::mem;
+use ambos_hostcode::mem::{self, Cell};
 
 /// Bytes of a page.
 const PAGE: usize = 0x1000;
@@ -74,24 +74,59 @@ impl Cpu {
             }
         }
     }
+}
 
-    /// Puts back the bytes of `pages` that changed, and returns what they held until now.
-    pub fn undo(&mut self, pages: &[JournalPage]) -> Vec<Box<[u8; PAGE]>> {
-        let undo_page = |page: &JournalPage| {
-            let after = page_bytes(page.host_page);
-            if after != page.before {
-                for (offset, (new, old)) in after.iter().zip(page.before.iter()).enumerate() {
-                    if new != old {
-                        #[expect(unsafe_code, reason = "guest RAM is shared with devices")]
-                        // SAFETY: journals name mapped pages of guest RAM only.
-                        unsafe {
-                            mem::copy_to(page.host_page + offset, &[*old]);
-                        }
+/// Gives the bits in which `from` and `to` differ their value in `to`, in the page of guest RAM at host address
+/// `host_page`. Others stay as they are: another thread may have changed them, as one that signals an event does.
+pub fn change_page(host_page: usize, from: &[u8; PAGE], to: &[u8; PAGE]) {
+    const WORD: usize = size_of::<u64>();
+    let word = |bytes: &[u8]| bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+    for (number, (from, to)) in from.chunks(WORD).zip(to.chunks(WORD)).enumerate() {
+        let (value, changed) = (word(to), word(from) ^ word(to));
+        let address = host_page + number * WORD;
+        if changed != 0 {
+            #[expect(unsafe_code, reason = "guest RAM is shared with devices")]
+            // SAFETY: journals name mapped pages of guest RAM only, and the words of a page are aligned.
+            unsafe {
+                let mut held = u64::load(address);
+                loop {
+                    let new = held & !changed | value & changed;
+                    match u64::compare_exchange(address, held, new) {
+                        same if same == held => break,
+                        other => held = other,
                     }
                 }
             }
-            after
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ambos_memory::{Bytes, GuestPhysAddr, GuestRam};
+
+    #[test]
+    fn what_others_changed_meanwhile_stays() {
+        let ram = GuestRam::new(1 << 20).unwrap();
+        let (host_page, _) = ram.host_page(0x5000).unwrap();
+        let write = |offset: u64, byte: u8| {
+            ram.memory().write_obj(byte, GuestPhysAddr(0x5000 + offset)).unwrap();
         };
-        pages.iter().map(undo_page).collect()
+        let before = page_bytes(host_page);
+        write(8, 0x11);
+        write(4095, 0x80);
+        let after = page_bytes(host_page);
+        // Beside what is to be put back: in its byte, its word and elsewhere.
+        write(8, 0x13);
+        write(9, 5);
+        write(100, 6);
+        change_page(host_page, &after, &before);
+        let now = page_bytes(host_page);
+        assert_eq!([now[8], now[9], now[100], now[4095]], [2, 5, 6, 0]);
+        write(100, 7);
+        change_page(host_page, &before, &after);
+        let now = page_bytes(host_page);
+        assert_eq!([now[8], now[9], now[100], now[4095]], [0x13, 5, 7, 0x80]);
     }
 }

@@ -14,7 +14,7 @@ pub(crate) mod tlb;
 mod walk;
 
 pub use access::{Access, HostRange};
-pub use journal::{Journal, JournalPage, page_bytes};
+pub use journal::{Journal, JournalPage, change_page, page_bytes};
 pub use tlb::{
     BANK_WINDOW, BANKS, BARRED_JUMP, Bank, BankViews, CODE_PAGES, ENTRIES, Entry, GUARD_MASK,
     GUARD_OFFSET, JUMP_SPREAD_SHIFT, JUMPS, PAGE_SPREAD_SHIFT, SECOND_ENTRIES, SECOND_JUMPS, SETS,
