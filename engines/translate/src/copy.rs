@@ -216,9 +216,7 @@ impl Builder<'_> {
         if !self.compute(address, first, second) {
             return Done::Refused;
         }
-        if !(self.source.code_seen && address.base == Register::RIP) {
-            self.ask_guard(second, first);
-        }
+        self.ask_guard_of(address.base, second, first);
         let state = self.view_state();
         let home = (0..2).find(|&home| homed.named[home]);
         if let Some(home) = home {

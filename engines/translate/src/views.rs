@@ -115,12 +115,20 @@ impl Builder<'_> {
 
     /// Faults if the first of the usual distances is not right for the linear address in `from`. Changes `scratch`, but
     /// no flags, and nothing waits for it.
-    pub(crate) fn ask_guard(&mut self, scratch: u8, from: u8) {
+    fn ask_guard(&mut self, scratch: u8, from: u8) {
         self.counters.looks += 1;
         self.code.pext(scratch, from, layout::GUARD_MASK);
         self.note_access();
         // movzx scratch, byte ptr [guard + scratch]
         self.code.op(false, &[0x0f, 0xb6], scratch, Mem::GsBase(scratch, self.set.guard));
+    }
+
+    /// The same for an address computed from `base`, unless that is the instruction pointer and what lies around the code
+    /// is known to be right.
+    pub(crate) fn ask_guard_of(&mut self, base: Register, scratch: u8, from: u8) {
+        if !(self.source.code_seen && base == Register::RIP) {
+            self.ask_guard(scratch, from);
+        }
     }
 
     /// Whether members of a group are at the usual distance, or fault.
@@ -153,9 +161,7 @@ impl Builder<'_> {
             return;
         }
         if self.is_usual(number) {
-            if !(self.source.code_seen && group.address.base == Register::RIP) {
-                self.ask_guard(reg::R11, reg::R10);
-            }
+            self.ask_guard_of(group.address.base, reg::R11, reg::R10);
         } else {
             let usual = self.usual();
             self.look_up_view(reg::R11, reg::R10, usual, flags_live);
