@@ -88,10 +88,8 @@ pub(crate) struct Built {
     pub(crate) needs_flags: bool,
     /// From an earlier place in the same page.
     pub(crate) body: u64,
-    /// Addresses of code that leaves before the first instruction, with the flags in the host's and with
-    /// the flags in memory.
-    pub(crate) leave_near: u64,
-    pub(crate) leave_far: u64,
+    /// The straight path has the flags in memory: entries from the same page save them first.
+    pub(crate) saves_flags: bool,
     /// The places where it leaves.
     pub(crate) sites: Vec<Site>,
     /// The accesses to what is seen.

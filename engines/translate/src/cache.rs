@@ -16,6 +16,9 @@ use std::ops::Range;
 /// Most places without a block that are remembered.
 const MAX_OTHERS: usize = 1 << 14;
 
+/// UD2.
+const TRAP: [u8; 2] = [0x0f, 0x0b];
+
 /// What identifies a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
@@ -104,8 +107,6 @@ pub(crate) struct Block {
     far: i32,
     polling: Option<NonZeroI32>,
     body: i32,
-    leave_near: i32,
-    leave_far: i32,
     /// The first of its sites, and of its places in the map, and how many these are.
     first_site: u32,
     sites: u32,
@@ -114,6 +115,8 @@ pub(crate) struct Block {
     live_after: Option<u8>,
     /// What enters it must leave the flags as they are.
     pub(crate) needs_flags: bool,
+    /// The straight path has the flags in memory: what enters from the same page saves them first.
+    saves_flags: bool,
     /// The number of its page, if it has one.
     code_page: u16,
     /// The linear address of its page is part of the code.
@@ -157,14 +160,25 @@ impl Block {
         self.polling = NonZeroI32::new(address.wrapping_sub(self.start) as i32);
     }
 
-    /// Address of code that leaves before the first instruction, with the flags in the host's.
-    pub(crate) fn leave_near(&self) -> u64 {
-        self.at(self.leave_near)
-    }
-
     /// Entry from an earlier place in the same page.
     pub(crate) fn body(&self) -> u64 {
         self.at(self.body)
+    }
+
+    /// Where the first instruction begins, with the flags in memory or in the host's.
+    fn first(&self) -> u64 {
+        if self.saves_flags { self.far() } else { self.body() }
+    }
+
+    /// Whether the host address `pc` is where the block is entered, so that it traps there when it is stale: then, whether
+    /// the flags are in memory.
+    pub(crate) fn traps_at(&self, pc: u64) -> Option<bool> {
+        match pc {
+            _ if !self.stale => None,
+            _ if pc == self.first() => Some(self.saves_flags),
+            _ if pc == self.at(self.arrived) => Some(true),
+            _ => None,
+        }
     }
 
     /// Linear address of the page, where it is part of the code.
@@ -297,8 +311,7 @@ impl Cache {
             polling: built.polling.and_then(|address| NonZeroI32::new(distance(address))),
             needs_flags: built.needs_flags,
             body: distance(built.body),
-            leave_near: distance(built.leave_near),
-            leave_far: distance(built.leave_far),
+            saves_flags: built.saves_flags,
             first_site: self.sites.len() as u32,
             sites: built.sites.len() as u32,
             first_mapped: self.map.len() as u32,
@@ -360,10 +373,13 @@ impl Cache {
     }
 
     /// Drops the blocks of a page; returns how many, and the numbers that it had in which sets. Jumps to them
-    /// from outside the page must be dropped as well.
+    /// from outside the page must be dropped as well. What comes to them from anywhere goes to `elsewhere`, with the linear
+    /// address in R10 and the flags in memory; what comes from the page itself traps: that costs more, but is rare, and
+    /// ways out of all blocks would be a tenth of the code.
     pub(crate) fn invalidate(
         &mut self,
         arena: &mut Arena,
+        elsewhere: u64,
         ram_page: usize,
     ) -> (u64, impl Iterator<Item = (usize, u16)> + use<>) {
         let page = self.pages.remove(&ram_page).unwrap_or_else(|| Page::new(0));
@@ -376,15 +392,16 @@ impl Cache {
             if let Ok(entry) = self.current.find_entry(block.key.hash(), |&block| block == number) {
                 entry.remove();
             }
-            let [leave_near, leave_far] = [block.leave_near, block.leave_far];
-            let polling = block.polling.map_or(block.body, NonZeroI32::get);
-            let ways =
-                [(block.body, leave_near), (polling, leave_near), (block.arrived, leave_far)];
-            let ways = ways.map(|(entry, leave)| (block.at(entry), block.at(leave)));
-            for (entry, leave) in ways {
-                let mut jump = [0xe9, 0, 0, 0, 0];
-                jump[1..].copy_from_slice(&relative(entry + 1, leave));
-                let patched = arena.patch(entry as usize, &jump);
+            let arrived = block.at(block.arrived);
+            let mut jump = [0xe9, 0, 0, 0, 0];
+            jump[1..].copy_from_slice(&relative(arrived + 1, elsewhere));
+            let ways = [
+                (block.first(), &TRAP[..]),
+                // Who comes from anywhere has the address in a register, unless that is part of the code.
+                (arrived, if block.absolute { &TRAP[..] } else { &jump[..] }),
+            ];
+            for (entry, bytes) in ways {
+                let patched = arena.patch(entry as usize, bytes);
                 debug_assert!(patched, "a block lies in the arena");
             }
         }

@@ -450,7 +450,8 @@ impl Translator {
     }
 
     fn invalidate(&mut self, ram_page: usize) {
-        let (dropped, numbers) = self.cache.invalidate(&mut self.arena, ram_page);
+        let (dropped, numbers) =
+            self.cache.invalidate(&mut self.arena, self.stubs.second.barred, ram_page);
         for (set, number) in numbers {
             self.head.cpu.tlb.forget_code_page(set, number);
             self.unlink_far(set, number);

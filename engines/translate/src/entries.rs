@@ -9,7 +9,6 @@ use crate::layout;
 use crate::liveness;
 use crate::plan::Slot;
 use crate::second;
-use crate::site::Kind;
 use ambos_hostcode::arena::Region;
 use ambos_interpret::exec::native::Class;
 use iced_x86::{Instruction, OpKind};
@@ -17,9 +16,6 @@ use iced_x86::{Instruction, OpKind};
 /// What the entries need off the straight path.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Head {
-    /// Sites that leave before the first instruction, with the flags in the host's and in memory.
-    from_near: u32,
-    from_far: u32,
     /// The block needs flags.
     needs_flags: bool,
     /// It begins with the flags in memory: entries from the same page save them.
@@ -40,17 +36,13 @@ impl Builder<'_> {
             matches!(action, Action::Branch | Action::Jump)
                 && instruction.near_branch_target() == self.source.linear
         });
-        self.head = Head {
-            from_near: self.site(Kind::Entry { flags_kept: false }),
-            from_far: self.site(Kind::Entry { flags_kept: true }),
-            needs_flags: live != 0,
-            saved,
-            poll: None,
-        };
+        self.head = Head { needs_flags: live != 0, saved, poll: None };
         if self.source.absolute {
             self.built.arrived = self.code.here();
-            // Five bytes that a jump can replace.
-            self.code.raw(&[0x0f, 0x1f, 0x44, 0, 0]);
+            if live == 0 {
+                // Room for what tells this entry from the next once the block is stale.
+                self.code.raw(&[0x66, 0x90]);
+            }
         } else {
             let back = -((self.source.linear & 0xfff) as i32);
             self.code.lea(reg::R11, Mem::Base(reg::R10, back));
@@ -115,20 +107,14 @@ impl Builder<'_> {
 
     /// What belongs to the entries off the straight path.
     pub(crate) fn cold_head(&mut self) {
-        let Head { from_near, from_far, needs_flags, saved, poll } = self.head;
-        self.built.leave_near = self.code.here();
-        self.leave_at(from_near);
-        self.built.leave_far = self.code.here();
-        if !self.source.absolute {
-            // What the jump here has replaced.
-            self.code.store(Mem::Gs(layout::CODE_BASE), reg::R11);
-        }
-        self.leave_at(from_far);
+        let Head { needs_flags, saved, poll } = self.head;
         if let Some(poll) = poll {
-            let near = self.built.leave_near;
-            self.cold.bind(poll, near);
+            let here = self.code.here();
+            self.cold.bind(poll, here);
+            leave_before(self.code, self.source.block, self.stubs.before);
         }
         self.built.needs_flags = needs_flags;
+        self.built.saves_flags = saved;
         if saved {
             let body = self.built.body;
             self.built.body = self.code.here();
@@ -180,6 +166,12 @@ fn poll_with_flags(code: &mut Code, gate: u32) -> u64 {
     displacement
 }
 
+/// Leaves before the first instruction of a block, with the flags in the host's.
+fn leave_before(code: &mut Code, block: u32, stub: u64) {
+    code.constant(reg::R11, block.into());
+    code.jump(stub);
+}
+
 impl Translator {
     /// The entry of a block from a later place in the same page, which looks whether something wants attention. Most
     /// blocks are never entered so: it is made when the first such jump is linked. `None` if there was no room for it, so
@@ -196,8 +188,10 @@ impl Translator {
             true => poll_with_flags(code, self.gate),
             false => poll_gate(code, self.gate),
         };
-        code.bind(displacement, block.leave_near());
         code.jump(block.body());
+        let leave = code.here();
+        code.bind(displacement, leave);
+        leave_before(code, number, self.stubs.before);
         if self.arena.push(Region::Cold, &code.bytes).is_none() {
             self.flush();
             return None;

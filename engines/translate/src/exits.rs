@@ -4,6 +4,7 @@ use crate::dispatch::Translator;
 use crate::far::FarJump;
 use crate::second;
 use crate::site::Kind;
+use crate::stubs;
 use ambos_hostcode::HostFault;
 use ambos_interpret::cpu::RIP;
 use ambos_interpret::exit::{Exit, Fault};
@@ -40,6 +41,9 @@ impl Translator {
             self.head.cpu.native.gpr[RIP] = self.head.slots.scratch[0];
             self.run.left = true;
             return Next::Boundary;
+        }
+        if site == stubs::BEFORE {
+            return self.serve_before(self.head.slots.scratch[1] as u32, false);
         }
         let fails_apart = site == second::APART;
         let number = match site {
@@ -196,6 +200,16 @@ impl Translator {
         }
     }
 
+    /// Something comes before the first instruction of a block, or that is stale.
+    fn serve_before(&mut self, block: u32, flags_kept: bool) -> Next {
+        self.run.last = None;
+        self.statistics.polls += 1;
+        self.take_flags_from(flags_kept);
+        let offset = self.cache.blocks[block as usize].key.gpa & 0xfff;
+        self.head.cpu.native.gpr[RIP] = self.page_of(block).wrapping_add(offset);
+        Next::Boundary
+    }
+
     /// The block at `target`, where the jump at `rip`, which added `stack` to the stack pointer, leads.
     ///
     /// # Errors
@@ -346,10 +360,12 @@ impl Translator {
         self.statistics.host_faults += 1;
         let frame = &self.head.slots.frame;
         let (pc, fault) = (frame.fault_code as u64, frame.host_fault());
-        let found = self
-            .cache
-            .block_at(pc)
-            .and_then(|block| Some((block, self.cache.guest_offset(block, pc)?)));
+        let block = self.cache.block_at(pc);
+        let entered = block.and_then(|block| self.cache.blocks[block as usize].traps_at(pc));
+        if let (Some(block), Some(flags_kept)) = (block, entered) {
+            return self.serve_before(block, flags_kept);
+        }
+        let found = block.and_then(|block| Some((block, self.cache.guest_offset(block, pc)?)));
         let Some((block, offset)) = found else {
             self.take_flags();
             platform.unserved().record("host fault outside translated blocks", pc, &[]);

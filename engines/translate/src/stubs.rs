@@ -16,6 +16,8 @@ pub(crate) struct Stubs {
     pub(crate) exit: u64,
     /// The same at the site whose number is in R11.
     pub(crate) exit_at: u64,
+    /// The same at the site [`BEFORE`], with a block's number in R11.
+    pub(crate) before: u64,
     /// Where a host fault resumes: an exit with the site [`FAULT`].
     pub(crate) fault: u64,
     /// Loads the x87 state within a block.
@@ -26,6 +28,8 @@ pub(crate) struct Stubs {
 
 /// The site of host faults.
 pub(crate) const FAULT: u32 = u32::MAX;
+/// The site of blocks that something else comes before: R11 has the number of the block.
+pub(crate) const BEFORE: u32 = u32::MAX - 4;
 
 /// Control bits of MXCSR with which the monitor's own code may run.
 const HARMLESS_MXCSR: u32 = 0x1f80;
@@ -193,9 +197,13 @@ pub(crate) fn generate(code: &mut Code, sets: &[SetLayout; SETS], gate: u32, vie
     let fault = code.here();
     code.note_site(FAULT);
     let over = code.short_jump();
+    let before = code.here();
+    code.note_site(BEFORE);
+    let over_too = code.short_jump();
     let exit_at = code.here();
     code.name_site(reg::R11);
     code.land(over);
+    code.land(over_too);
     let exit = code.here();
     for number in kept() {
         code.store(Mem::Gs(layout::gpr(number)), number);
@@ -226,5 +234,5 @@ pub(crate) fn generate(code: &mut Code, sets: &[SetLayout; SETS], gate: u32, vie
     code.raw(&[0xc3]);
     let second = SecondLevel::generate(code, sets, gate, exit);
     let load_x87 = x87::generate(code);
-    Stubs { enter, exit, exit_at, fault, load_x87, second }
+    Stubs { enter, exit, exit_at, before, fault, load_x87, second }
 }

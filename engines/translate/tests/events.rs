@@ -164,18 +164,23 @@ fn a_full_code_cache_starts_anew() {
         ambos_translate::Options { code_cache: 1 << 20, threshold: 0, ..Default::default() };
     let mut engine =
         ambos_translate::Translator::new(Arc::clone(&ram), attention, options).unwrap();
-    // Many small blocks, each translated when it is first run.
-    let mut at = CODE;
-    while at + 0x20 < common::ABSENT {
-        // add rax, 1; jmp +0
-        let block = [0x48, 0x83, 0xc0, 1, 0xeb, 0];
-        ram.memory().write_slice(&block, GuestAddress(at)).unwrap();
-        at += 6;
+    // Many small blocks, each translated when it is first run, and again once it is another.
+    for step in 1..=8 {
+        let mut at = CODE;
+        while at + 0x20 < common::ABSENT {
+            // add rax, step; jmp +0
+            let block = [0x48, 0x83, 0xc0, step, 0xeb, 0];
+            ram.memory().write_slice(&block, GuestAddress(at)).unwrap();
+            at += 6;
+        }
+        ram.memory().write_slice(&[0xf4], GuestAddress(at)).unwrap();
+        for page in CODE >> 12..=at >> 12 {
+            ram.page_flags().bump_version(page as usize);
+        }
+        engine.set_state(&common::state());
+        assert_eq!(engine.run(&mut common::Nothing::default(), None), Stop::Halted);
+        assert_eq!(engine.state().gpr[0], u64::from(step) * ((at - CODE) / 6));
     }
-    ram.memory().write_slice(&[0xf4], GuestAddress(at)).unwrap();
-    engine.set_state(&common::state());
-    assert_eq!(engine.run(&mut common::Nothing::default(), None), Stop::Halted);
-    assert_eq!(engine.state().gpr[0], (at - CODE) / 6);
     assert!(engine.statistics().flushes > 0, "{:?}", engine.statistics());
 }
 
