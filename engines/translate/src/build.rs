@@ -54,6 +54,8 @@ pub(crate) struct Source<'a> {
     pub(crate) code: u64,
     /// Whether jumps to other pages may be linked.
     pub(crate) links: bool,
+    /// The entry of the block at an offset in the page, if there is one, for a jump that goes back or one that does not.
+    pub(crate) linked: &'a dyn Fn(u16, bool) -> Option<u64>,
     /// Whether a conditional jump is likely to be taken, from the offsets of where it then leads and of the next
     /// instruction.
     pub(crate) likely: &'a dyn Fn(u16, u16) -> bool,
@@ -346,14 +348,6 @@ impl Builder<'_> {
         number
     }
 
-    /// Notes where the descriptor is, for the probe of a group.
-    pub(crate) fn note_descriptor(&mut self, site: u32, address: u64) {
-        let index = (site - self.source.first_site) as usize;
-        if let Some(Site { kind: Kind::Group(group), .. }) = self.built.sites.get_mut(index) {
-            group.descriptor = address;
-        }
-    }
-
     /// Lets a jump lead to code that leaves at `site`.
     pub(crate) fn cold(&mut self, displacement: u64, site: u32, kind: ColdKind) {
         self.colds.push(Cold { displacement, site, kind });
@@ -585,7 +579,10 @@ impl Builder<'_> {
             let here = self.code.here();
             self.cold.bind(displacement, here);
             match kind {
-                ColdKind::Leave => self.leave_at(site),
+                ColdKind::Leave => {
+                    self.code.constant(reg::R11, site.into());
+                    self.code.jump_by_way(self.stubs.exit_at);
+                }
                 ColdKind::View { to, distances, ready } => {
                     self.code.load(to, Mem::GsTable(to, distances));
                     self.code.jump(ready);
@@ -596,7 +593,7 @@ impl Builder<'_> {
                         self.code.constant(reg::R10, linear);
                     }
                     self.code.constant(reg::R11, site.into());
-                    self.code.jump(self.stubs.second.jump(set));
+                    self.code.jump_by_way(self.stubs.second.jump(set));
                 }
             }
         }

@@ -16,6 +16,10 @@ impl Builder<'_> {
         match condition {
             Some(condition) => {
                 self.want_flags(self.idle());
+                if let Some(entry) = inside.and_then(|target| self.linked(target)) {
+                    self.code.jump_if(condition, entry);
+                    return;
+                }
                 let displacement = self.code.jump_if(condition, 0);
                 if let Some(target) = inside {
                     let site = self.site(Kind::Link { patch: displacement, target });
@@ -32,6 +36,10 @@ impl Builder<'_> {
                     {
                         self.want_flags(self.idle());
                     }
+                    if let Some(entry) = self.linked(target) {
+                        self.code.jump(entry);
+                        return;
+                    }
                     let displacement = self.code.jump(0);
                     let site = self.site(Kind::Link { patch: displacement, target });
                     self.cold(displacement, site, ColdKind::Leave);
@@ -39,6 +47,20 @@ impl Builder<'_> {
                 None => self.far_edge(target, stack),
             },
         }
+    }
+
+    /// The entry of a block in the same page that a jump from the current instruction can lead to from the beginning.
+    fn linked(&mut self, target: u16) -> Option<u64> {
+        if self.source.apart {
+            return None;
+        }
+        let backward = target <= self.offset;
+        let entry = match u64::from(target) == self.source.linear & 0xfff {
+            true => self.built.polling,
+            false => (self.source.linked)(target, backward),
+        };
+        self.counters.links += u64::from(entry.is_some());
+        entry
     }
 
     /// Goes on at `target`, relative to the page, where the place to go on is not known for good.

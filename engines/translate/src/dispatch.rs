@@ -147,6 +147,8 @@ impl Translator {
         if arena.push(Region::Hot, &code.bytes).is_none() {
             return Err(TranslatorError::Areas);
         }
+        // Code that says where to go on writes the lower half only.
+        head.slots.found = arena.start() as u64;
         head.slots.frame.recover = stubs.fault as usize;
         #[expect(unsafe_code, reason = "faults of generated code come back through its frame")]
         // SAFETY: the frame lies in the head, which outlives the guard (fields are dropped in order)
@@ -369,6 +371,14 @@ impl Translator {
                 };
                 weight(target) > threshold / 2 && weight(target) > 4 * weight(next)
             };
+            let linked = |target: u16, backward: bool| {
+                let gpa = key.gpa & !0xfff | u64::from(target);
+                let Some(Place::Block(next)) = cache.get(Key { gpa, groups: true, ..key }) else {
+                    return None;
+                };
+                let next = &cache.blocks[next as usize];
+                if backward { next.polling() } else { Some(next.body()) }
+            };
             let source = Source {
                 page: bytes,
                 linear: self.head.cpu.native.gpr[RIP],
@@ -387,6 +397,7 @@ impl Translator {
                 code_seen: key.mode & CODE_SEEN != 0,
                 code: self.arena.start() as u64,
                 links: !self.options.apart && self.cache.numbers.has_left(self.head.cpu.mmu_index),
+                linked: if key.tail != 0 { &|_, _| None } else { &linked },
                 likely: &likely,
                 path: &path,
                 apart: self.options.apart,

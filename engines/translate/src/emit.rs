@@ -2,6 +2,7 @@
 
 use crate::layout;
 use iced_x86::{Encoder, Instruction};
+use std::collections::VecDeque;
 
 /// Host register numbers.
 pub(crate) mod reg {
@@ -44,17 +45,25 @@ pub(crate) struct Code {
     pub(crate) bytes: Vec<u8>,
     base: u64,
     encoder: Encoder,
+    /// Where the last jumps off the straight path are, and where they lead: see [`Code::jump_by_way`].
+    ways: VecDeque<(u64, u64)>,
 }
+
+/// How many jumps are kept in mind for others to lead to: as many as a short jump reaches.
+const WAYS: usize = 16;
 
 impl Code {
     pub(crate) fn new() -> Self {
-        Self { bytes: Vec::with_capacity(4096), base: 0, encoder: Encoder::new(64) }
+        let bytes = Vec::with_capacity(4096);
+        Self { bytes, base: 0, encoder: Encoder::new(64), ways: VecDeque::new() }
     }
 
     /// Starts anew for code that will run at `base`.
     pub(crate) fn start(&mut self, base: u64) {
         self.bytes.clear();
         self.base = base;
+        // What was generated for this place before is not there.
+        self.ways.retain(|&(at, _)| at < base);
     }
 
     /// Where the next byte will be.
@@ -201,6 +210,12 @@ impl Code {
         self.raw(&site.to_le_bytes());
     }
 
+    /// Says where a stub is to go on: at the code at this address. The upper half of what is there is that of all code.
+    pub(crate) fn note_found(&mut self, address: u64) {
+        self.op(false, &[0xc7], 0, Mem::Gs(layout::FOUND));
+        self.raw(&(address as u32).to_le_bytes());
+    }
+
     /// The same with the site's number in a register.
     pub(crate) fn name_site(&mut self, number: u8) {
         self.op(false, &[0x89], number, Mem::Gs(layout::SITE));
@@ -290,6 +305,25 @@ impl Code {
     pub(crate) fn jump(&mut self, target: u64) -> u64 {
         self.raw(&[0xe9]);
         self.displacement(target)
+    }
+
+    /// A jump to `target` off the straight path: a short one if another jump there is near. Nothing of what it stands in may
+    /// be taken back.
+    pub(crate) fn jump_by_way(&mut self, target: u64) {
+        let here = self.here();
+        let short = |&(at, to): &(u64, u64)| {
+            let distance = at.wrapping_sub(here + 2) as i64;
+            i8::try_from(distance).ok().filter(|_| to == target)
+        };
+        if let Some(distance) = self.ways.iter().find_map(short) {
+            self.raw(&[0xeb, distance as u8]);
+            return;
+        }
+        if self.ways.len() == WAYS {
+            self.ways.pop_front();
+        }
+        self.ways.push_back((here, target));
+        self.jump(target);
     }
 
     /// `jcc target`; returns the address of the displacement.

@@ -245,12 +245,12 @@ impl Builder<'_> {
                 let (size, spanned) = (size as u8, self.plan.spans(self.index));
                 Kind::Miss { in_r11, size, write, flags_kept, spanned, retry, ready }
             }
-            Some(PageGroup { first, .. }) => {
-                let (patch, descriptor, apart, failures) = (miss, 0, None, 0);
+            Some(PageGroup { first, span, .. }) => {
+                let (patch, apart, failures) = (miss, None, 0);
                 let group = GroupSite {
                     first,
+                    span: span as u16,
                     patch,
-                    descriptor,
                     apart,
                     failures,
                     write,
@@ -271,28 +271,27 @@ impl Builder<'_> {
     pub(crate) fn cold_probe(&mut self, site: u32, probe: ColdProbe) {
         let ColdProbe { in_r11, cache, known, ready, set, check } = probe;
         let (first, second) = if in_r11 { (reg::R11, reg::R10) } else { (reg::R10, reg::R11) };
-        // The address again.
-        match known {
-            Some(linear) => self.code.constant(first, linear),
-            None => self.code.op(true, &[0x33], first, Mem::GsBase(second, cache)),
+        let stubs = &self.stubs.second;
+        let stub = match check.group {
+            Some(_) => Some(stubs.group(set, check.write, false)),
+            None => stubs.operand(set, check.write, in_r11, check.size),
+        };
+        if let Some(linear) = known {
+            self.code.constant(first, linear);
         }
-        if check.group.is_some() {
-            let to_descriptor = self.code.address(second, 0);
-            self.code.jump(self.stubs.second.group(set, check.write));
-            let here = self.code.here();
-            self.code.bind(to_descriptor, here);
-            self.note_descriptor(site, here);
-            let descriptor =
-                second::Descriptor { size: check.size, ready, apart: self.stubs.second.apart };
-            self.code.raw(&descriptor.bytes(here));
-            return;
-        }
-        match self.stubs.second.operand(set, check.write, in_r11, check.size) {
-            Some(stub) => {
-                self.code.address(second, ready);
-                self.code.jump(stub);
+        let Some(stub) = stub else {
+            if known.is_none() {
+                // The address again.
+                self.code.op(true, &[0x33], first, Mem::GsBase(second, cache));
             }
-            None => self.leave_with_scratch(site),
+            return self.leave_with_scratch(site);
+        };
+        let way = if known.is_some() { stub.known } else { stub.probed };
+        if check.group.is_none() {
+            self.code.note_found(ready);
+            return self.code.jump_by_way(way);
         }
+        let descriptor = second::Descriptor { size: check.size, ready, apart: None };
+        descriptor.lead_to(self.code, way);
     }
 }

@@ -25,54 +25,61 @@ pub(crate) const OPEN: u32 = ((JUMPS - 1) << 4) as u32;
 /// Operand sizes that have stubs: powers of two up to 64.
 const SIZES: usize = 7;
 
-/// What lies behind the jump to the stub for a group of operands, for the stub.
+/// What the stub for a group of operands is to know, in the code cache.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Descriptor {
     /// Bytes that the group spans.
     pub(crate) size: usize,
     /// Where to go on with its host address.
     pub(crate) ready: u64,
-    /// Where to go on if it does not lie in one page.
-    pub(crate) apart: u64,
+    /// Where to go on if it does not lie in one page: else the stub leaves then.
+    pub(crate) apart: Option<u64>,
 }
 
 impl Descriptor {
     const READY: i32 = 2;
     const APART: i32 = 6;
-    const SIZE: usize = 10;
 
-    /// The bytes for a descriptor at an address: how far in a page the group may begin, and distances.
-    pub(crate) fn bytes(self, at: u64) -> [u8; Self::SIZE] {
-        let Self { size, ready, apart } = self;
-        let mut bytes = [0; Self::SIZE];
-        bytes[..2].copy_from_slice(&(0x1000 - size as u16).to_le_bytes());
-        for (place, address) in [(Self::READY, ready), (Self::APART, apart)] {
-            let distance = address.wrapping_sub(at) as i32;
-            bytes[place as usize..][..4].copy_from_slice(&distance.to_le_bytes());
+    /// How far in a page the group may begin, and the lower halves of the addresses.
+    pub(crate) fn bytes(self) -> Vec<u8> {
+        let mut bytes = (0x1000 - self.size as u16).to_le_bytes().to_vec();
+        for address in [self.ready].into_iter().chain(self.apart) {
+            bytes.extend((address as u32).to_le_bytes());
         }
         bytes
     }
 
-    /// The bytes to write, and where, so that the descriptor at an address leads elsewhere if the group does not lie in
-    /// one page.
-    pub(crate) fn patch(at: u64, apart: u64) -> (u64, [u8; 4]) {
-        (at + Self::APART as u64, (apart.wrapping_sub(at) as i32).to_le_bytes())
+    /// Goes to a stub with the descriptor, which is put behind the jump.
+    pub(crate) fn lead_to(self, code: &mut Code, stub: u64) {
+        code.note_found(0);
+        let noted = code.bytes.len();
+        code.jump_by_way(stub);
+        let here = code.here() as u32;
+        code.bytes[noted - 4..noted].copy_from_slice(&here.to_le_bytes());
+        code.raw(&self.bytes());
     }
+}
+
+/// The ways into a stub that looks for an operand.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct OperandStub {
+    /// With what the probe of the first level has left in both registers.
+    pub(crate) probed: u64,
+    /// With the linear address.
+    pub(crate) known: u64,
 }
 
 /// Addresses of the stubs.
 #[derive(Debug, Clone)]
 pub(crate) struct SecondLevel {
     /// By set, whether it writes, whether the address is in R11, and the size's binary logarithm.
-    operands: [[[[u64; SIZES]; 2]; 2]; SETS],
-    /// By set, and whether it writes.
-    groups: [[u64; 2]; SETS],
+    operands: [[[[OperandStub; SIZES]; 2]; 2]; SETS],
+    /// By set, whether it writes, and whether the descriptor says where to go on with a group taken apart.
+    groups: [[[OperandStub; 2]; 2]; SETS],
     /// By set.
     jumps: [u64; SETS],
     /// The code of the barred slot.
     pub(crate) barred: u64,
-    /// Leaves at [`APART`].
-    pub(crate) apart: u64,
 }
 
 impl SecondLevel {
@@ -101,28 +108,28 @@ impl SecondLevel {
         });
         let groups = sets.map(|set| {
             [(set.read, set.read_second), (set.write, set.write_second)].map(|caches| {
-                operand(code, (caches, set.page_masks), reg::R10, reg::R11, Form::Group, exit)
+                [false, true].map(|leads| {
+                    let form = Form::Group { leads };
+                    operand(code, (caches, set.page_masks), reg::R10, reg::R11, form, exit)
+                })
             })
         });
         let jumps = sets.map(|set| jump(code, set.jumps, set.jumps_second, gate, exit));
         let barred = code.here();
         code.note_site(BARRED);
         code.jump(exit);
-        let apart = code.here();
-        code.note_site(APART);
-        code.jump(exit);
-        Self { operands, groups, jumps, barred, apart }
+        Self { operands, groups, jumps, barred }
     }
 
-    /// The stub for memory operands of these properties: it wants the linear address in R10 or, if
-    /// `in_r11`, R11 and the place to go on at in the other. `None` if there is none for the size.
+    /// The stub for memory operands of these properties: it wants the linear address in R10 or, if `in_r11`, R11, and in
+    /// [`layout::FOUND`] the place to go on at. `None` if there is none for the size.
     pub(crate) fn operand(
         &self,
         set: usize,
         write: bool,
         in_r11: bool,
         size: usize,
-    ) -> Option<u64> {
+    ) -> Option<OperandStub> {
         if !size.is_power_of_two() {
             return None;
         }
@@ -130,10 +137,11 @@ impl SecondLevel {
         sizes.get(size.trailing_zeros() as usize).copied()
     }
 
-    /// The stub for groups of operands: it wants the linear address of the first byte in R10 and the address of a
-    /// [`Descriptor`] in R11, and leaves the host address in R10.
-    pub(crate) fn group(&self, set: usize, write: bool) -> u64 {
-        self.groups[set][usize::from(write)]
+    /// The stub for groups of operands: it wants the linear address of the first byte in R10 and in [`layout::FOUND`] the
+    /// address of a [`Descriptor`], and leaves the host address in R10. `leads` if the descriptor says where to go on with
+    /// a group that does not lie in one page.
+    pub(crate) fn group(&self, set: usize, write: bool, leads: bool) -> OperandStub {
+        self.groups[set][usize::from(write)][usize::from(leads)]
     }
 
     /// The stub for jumps to the linear address in R10, the flags being kept in memory, of the site whose number
@@ -149,7 +157,7 @@ enum Form {
     /// All bytes of an operand: the offset in the page and the page's host address.
     Operand(i32),
     /// The first byte of a group: its host address.
-    Group,
+    Group { leads: bool },
 }
 
 fn operand(
@@ -159,15 +167,17 @@ fn operand(
     second: u8,
     form: Form,
     exit: u64,
-) -> u64 {
+) -> OperandStub {
     let size = match form {
         Form::Operand(size) => size,
-        Form::Group => 1,
+        Form::Group { .. } => 1,
     };
-    let start = code.here();
-    match form {
-        Form::Operand(_) => code.store(Mem::Gs(layout::FOUND), second),
-        Form::Group => read_descriptor(code, first, second),
+    let probed = code.here();
+    // The address again: xor first, [key]
+    code.op(true, &[0x33], first, Mem::GsBase(second, first_level));
+    let known = code.here();
+    if let Form::Group { leads } = form {
+        read_descriptor(code, first, second, leads, exit);
     }
     code.rorx(second, first, 12);
     code.imul(second, SPREAD);
@@ -188,7 +198,7 @@ fn operand(
     code.store(Mem::GsBase(reg::RCX, first_level + 8), second);
     code.load(reg::RAX, Mem::Gs(layout::SPILLED_RAX));
     code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
-    if form == Form::Group {
+    if matches!(form, Form::Group { .. }) {
         code.lea(first, Mem::Sum(first, second));
     }
     // jmp [found]
@@ -198,28 +208,35 @@ fn operand(
     code.op(true, &[0x33], first, Mem::GsBase(second, cache));
     code.note_site(MISS);
     code.jump(exit);
-    start
+    OperandStub { probed, known }
 }
 
-/// Notes where to go on after the group at the linear address in `first`, whose descriptor `second` points at; or goes on
-/// elsewhere if that does not lie in one page.
-fn read_descriptor(code: &mut Code, first: u8, second: u8) {
+/// Notes where to go on after the group at the linear address in `first`, whose descriptor was noted there; leaves, or
+/// goes on elsewhere, if that does not lie in one page.
+fn read_descriptor(code: &mut Code, first: u8, second: u8, leads: bool, exit: u64) {
+    code.load(second, Mem::Gs(layout::FOUND));
     code.store(Mem::Gs(layout::SPILLED_RAX), reg::RAX);
-    // movsxd rax, dword ptr [ready]
-    code.op(true, &[0x63], reg::RAX, Mem::Base(second, Descriptor::READY));
-    code.lea(reg::RAX, Mem::Sum(reg::RAX, second));
-    code.store(Mem::Gs(layout::FOUND), reg::RAX);
+    // mov eax, dword ptr [ready]
+    code.op(false, &[0x8b], reg::RAX, Mem::Base(second, Descriptor::READY));
+    // mov dword ptr [found], eax
+    code.op(false, &[0x89], reg::RAX, Mem::Gs(layout::FOUND));
     code.copy(reg::RAX, first);
     code.and32(reg::RAX, 0xfff);
     // cmp ax, word ptr [limit]
     code.raw(&[0x66]);
     code.op(false, &[0x3b], reg::RAX, Mem::Base(second, 0));
     let inside = code.short_jump_if(6);
-    code.op(true, &[0x63], reg::RAX, Mem::Base(second, Descriptor::APART));
-    code.lea(second, Mem::Sum(reg::RAX, second));
-    code.load(reg::RAX, Mem::Gs(layout::SPILLED_RAX));
-    // jmp r11
-    code.raw(&[0x41, 0xff, 0xe0 | second & 7]);
+    if leads {
+        code.op(false, &[0x8b], reg::RAX, Mem::Base(second, Descriptor::APART));
+        code.op(false, &[0x89], reg::RAX, Mem::Gs(layout::FOUND));
+        code.load(reg::RAX, Mem::Gs(layout::SPILLED_RAX));
+        // jmp [found]
+        code.op(false, &[0xff], 4, Mem::Gs(layout::FOUND));
+    } else {
+        code.load(reg::RAX, Mem::Gs(layout::SPILLED_RAX));
+        code.note_site(APART);
+        code.jump(exit);
+    }
     code.land(inside);
     code.load(reg::RAX, Mem::Gs(layout::SPILLED_RAX));
 }
@@ -264,17 +281,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn descriptors_lead_to_where_they_say() {
+    fn descriptors_follow_what_leads_to_them() {
         let (at, ready, apart) = (0x7000_0000_1000, 0x7000_0000_0123, 0x7000_0100_0000_u64);
-        let descriptor = Descriptor { size: 0x18, ready, apart };
-        let mut bytes = descriptor.bytes(at);
-        let distance = |bytes: &[u8]| i32::from_le_bytes(bytes.try_into().unwrap());
-        let leads_to = |bytes: &[u8]| at.wrapping_add_signed(distance(bytes).into());
+        let mut code = Code::new();
+        code.start(at);
+        let descriptor = Descriptor { size: 0x18, ready, apart: Some(apart) };
+        descriptor.lead_to(&mut code, at - 0x1000);
+        let bytes = descriptor.bytes();
+        let start = code.bytes.len() - bytes.len();
+        assert_eq!(code.bytes[start..], bytes);
+        let word = |at: usize| u32::from_le_bytes(code.bytes[at..at + 4].try_into().unwrap());
+        assert_eq!(word(start - 5 - 4), at as u32 + start as u32);
         assert_eq!(u16::from_le_bytes([bytes[0], bytes[1]]), 0xfe8);
-        assert_eq!((leads_to(&bytes[2..6]), leads_to(&bytes[6..])), (ready, apart));
-        let (place, patch) = Descriptor::patch(at, ready + 4);
-        let place = (place - at) as usize;
-        bytes[place..place + 4].copy_from_slice(&patch);
-        assert_eq!((leads_to(&bytes[2..6]), leads_to(&bytes[6..])), (ready, ready + 4));
+        assert_eq!(word(start + Descriptor::READY as usize), ready as u32);
+        assert_eq!(word(start + Descriptor::APART as usize), apart as u32);
     }
 }

@@ -76,8 +76,8 @@ pub(crate) struct GroupSite {
     pub(crate) first: Option<(i32, usize)>,
     /// Address of the displacement of the jump that is taken if the probe fails.
     pub(crate) patch: u64,
-    /// Address of its [`crate::second::Descriptor`].
-    pub(crate) descriptor: u64,
+    /// Bytes that it spans.
+    pub(crate) span: u16,
     /// Address of code that goes on without groups, once that was made.
     pub(crate) apart: Option<u64>,
     /// How often the group had to be taken apart for what the TLB cannot have.
@@ -273,7 +273,7 @@ mod tests {
             Kind::Group(GroupSite {
                 first: Some((24, 8)),
                 patch: base + 1,
-                descriptor: base + 3,
+                span: 0x18,
                 apart: Some(base + 2),
                 failures: 3,
                 write: true,

@@ -101,17 +101,23 @@ impl Translator {
             flags::load_kept(code, Some(reg::R11));
         }
         code.jump(body);
+        // One that lies in two pages has no known address, so that the probe's registers say which it is.
+        let way = match group.failures {
+            USUAL.. => start,
+            _ => code.here(),
+        };
+        if way != start {
+            let stub = self.stubs.second.group(self.head.cpu.mmu_index, group.write, true).probed;
+            let (size, ready, apart) = (group.span.into(), group.ready, Some(start));
+            Descriptor { size, ready, apart }.lead_to(code, stub);
+        }
         if self.arena.push(Region::Cold, &code.bytes).is_none() {
             self.flush();
             return None;
         }
         self.statistics.host_bytes += code.bytes.len() as u64;
         group.apart = Some(start);
-        let (at, bytes) = Descriptor::patch(group.descriptor, start);
-        self.arena.patch(at as usize, &bytes);
-        if group.failures >= USUAL {
-            self.arena.patch(group.patch as usize, &relative(group.patch, start));
-        }
+        self.arena.patch(group.patch as usize, &relative(group.patch, way));
         Some(body)
     }
 

@@ -112,7 +112,7 @@ impl Arena {
         })
     }
 
-    /// Where code begins to execute.
+    /// Where code begins to execute. Of all addresses in an arena of at most 2 GiB the upper half is the same.
     pub fn start(&self) -> usize {
         self.executable
     }
@@ -234,7 +234,8 @@ impl Arena {
 /// Maps the first `size` bytes of a file at a multiple of the size of large pages: only there can the host map it by
 /// them.
 fn map_aligned(file: &OwnedFd, size: usize, protection: libc::c_int) -> Option<usize> {
-    let reserved = size.checked_add(LARGE_PAGE)?;
+    // Twice as much, so that an end of 4 GiB in it leaves room on one side.
+    let reserved = size.checked_mul(2)?.checked_add(LARGE_PAGE)?;
     // SAFETY: a fresh mapping at an address the kernel chooses replaces nothing.
     let start = unsafe {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -244,7 +245,10 @@ fn map_aligned(file: &OwnedFd, size: usize, protection: libc::c_int) -> Option<u
         return None;
     }
     let (start, end) = (start as usize, start as usize + reserved);
-    let aligned = start.next_multiple_of(LARGE_PAGE);
+    let mut aligned = start.next_multiple_of(LARGE_PAGE);
+    if upper_half(aligned) != upper_half(aligned + size - 1) {
+        aligned = upper_half(aligned + size - 1) << 32;
+    }
     // SAFETY: all of it lies in the mapping above, which is ours: the file replaces `aligned..aligned + size`,
     // and what remains before and after it is given back.
     unsafe {
@@ -262,6 +266,11 @@ fn map_aligned(file: &OwnedFd, size: usize, protection: libc::c_int) -> Option<u
         }
     }
     Some(aligned)
+}
+
+/// What all addresses of an arena have in common.
+fn upper_half(address: usize) -> usize {
+    address >> 32
 }
 
 impl Drop for Arena {
