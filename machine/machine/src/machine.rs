@@ -585,7 +585,11 @@ fn load(
     Ok(match layout {
         Some(layout) => {
             let config = BootConfig { protocol: Protocol::XenPv, ..config };
-            Entry::Xen(Box::new(ambos_boot::load_xen_pv(ram, layout, &config)?))
+            let guest = std::thread::scope(|scope| {
+                scope.spawn(|| layout.fill(ram));
+                ambos_boot::load_xen_pv(ram, layout, &config)
+            });
+            Entry::Xen(Box::new(guest?))
         }
         None => Entry::Pc(Box::new(ambos_boot::load(ram, &config)?)),
     })

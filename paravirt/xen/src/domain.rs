@@ -32,7 +32,7 @@ pub trait Host: Send + Sync {
 
 /// What a domain is made of.
 pub struct DomainConfig {
-    /// RAM of [`Layout::ram_size`] bytes.
+    /// RAM of [`Layout::ram_size`] bytes, with the hypervisor's frames as [`Layout::fill`] leaves them.
     pub ram: Arc<GuestRam>,
     /// The plan of it.
     pub layout: Layout,
@@ -109,7 +109,6 @@ impl Domain {
     /// Makes the hypervisor's part of a guest whose memory has been built.
     pub fn new(config: DomainConfig) -> Arc<Self> {
         let DomainConfig { ram, layout, host, clock, unserved, attentions, .. } = &config;
-        layout.fill(ram);
         let time = TimeBase::new(config.tsc_hz, config.unix_time_ns);
         let domain = Arc::new_cyclic(|domain| Self {
             layout: *layout,

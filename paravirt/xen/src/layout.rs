@@ -124,8 +124,8 @@ impl Layout {
     }
 
     /// Fills in what the hypervisor's frames hold at the start of a guest: the machine-to-physical table and
-    /// the tables that map it, the descriptors, the empty shared page.
-    pub(crate) fn fill(&self, ram: &GuestRam) {
+    /// the tables that map it, the descriptors, the empty shared page. It touches no other frames.
+    pub fn fill(&self, ram: &GuestRam) {
         use ambos_x86::paging::{ACCESSED, DIRTY, PRESENT, USER, WRITE};
         let entry =
             |table: u64, index: u64, value: u64| ram.store_word((table << 12) + index * 8, value);

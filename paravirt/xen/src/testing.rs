@@ -136,6 +136,7 @@ impl Guest {
     pub(crate) fn new() -> Self {
         let layout = Layout::new(16 << 20);
         let ram = Arc::new(GuestRam::new(layout.ram_size()).unwrap());
+        layout.fill(&ram);
         let frame = |pfn| layout.machine_frame(pfn).unwrap();
         let slots = [WINDOW >> 39, WINDOW >> 30, WINDOW >> 21].map(|index| index & 511);
         for (level, slot) in slots.into_iter().enumerate() {

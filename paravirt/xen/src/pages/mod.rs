@@ -16,7 +16,7 @@ pub(crate) mod tables;
 pub(crate) mod update;
 
 use crate::layout::{GRANT_FRAMES, Layout, STATUS_FRAMES};
-use ambos_memory::GuestRam;
+use ambos_memory::{GuestRam, PCI_HOLE_END, PCI_HOLE_START};
 use ambos_x86::paging::{ACCESSED, DIRTY};
 use ambos_xen_abi::Errno;
 use changes::Changes;
@@ -132,9 +132,12 @@ impl Pages {
         self.frames.get_mut(index)
     }
 
+    /// Frames are numbered without the hole below 4 GiB.
     fn index(&self, frame: u64) -> Option<usize> {
-        let (_, page) = self.ram.host_page(frame.checked_mul(4096)?)?;
-        Some(page)
+        const BELOW: u64 = PCI_HOLE_START >> 12;
+        const ABOVE: u64 = PCI_HOLE_END >> 12;
+        let index = if frame < BELOW { frame } else { frame.checked_sub(ABOVE)? + BELOW };
+        usize::try_from(index).ok()
     }
 
     /// Guest RAM.

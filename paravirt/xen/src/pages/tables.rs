@@ -34,7 +34,7 @@ impl Pages {
         }
         let frame = entry::frame(value);
         if level == 1 {
-            return self.take_mapping(value, frame, forget);
+            return self.take_mapping(value, frame);
         }
         match self.take(frame, Use::Table(level - 1), forget) {
             // A table may be mapped through itself, read-only: a linear page table.
@@ -47,24 +47,28 @@ impl Pages {
         }
     }
 
-    fn take_mapping(
-        &mut self,
-        value: u64,
-        frame: u64,
-        forget: &mut dyn Forget,
-    ) -> Result<(), Errno> {
-        let Some(owner) = self.frame(frame).map(|found| found.owner) else {
+    fn take_mapping(&mut self, value: u64, frame: u64) -> Result<(), Errno> {
+        let Some(found) = self.frame_mut(frame) else {
             let invalid = frame == ambos_x86::paging::ADDRESS_MASK >> 12;
             return Err(if invalid { Errno::EINVAL } else { Errno::EPERM });
         };
-        if !matches!(owner, Owner::Guest | Owner::Shared) {
+        if !matches!(found.owner, Owner::Guest | Owner::Shared) {
             return Err(Errno::EBUSY);
         }
-        self.reference(frame)?;
-        if entry::is_writable(value) && self.take_use(frame, Use::Writable, forget).is_err() {
-            self.release(frame);
-            return Err(Errno::EBUSY);
+        if found.references == u32::MAX {
+            return Err(Errno::EINVAL);
         }
+        if entry::is_writable(value) {
+            if found.uses == 0 {
+                // Nothing needs to be checked, or forgotten, before a frame is written to.
+                (found.usage, found.validated) = (Use::Writable, false);
+            }
+            if found.usage != Use::Writable || found.uses == u32::MAX {
+                return Err(Errno::EBUSY);
+            }
+            found.uses += 1;
+        }
+        found.references += 1;
         Ok(())
     }
 
@@ -75,13 +79,25 @@ impl Pages {
         }
         let frame = entry::frame(value);
         if level == 1 {
-            if entry::is_writable(value) {
-                self.end_use(frame);
-            }
-            self.release(frame);
+            self.give_mapping(value, frame);
         } else if frame != at >> 12 {
             self.changes.unlink(frame, at, level);
             self.give(frame);
+        }
+    }
+
+    fn give_mapping(&mut self, value: u64, frame: u64) {
+        let Some(found) = self.frame_mut(frame) else { return };
+        let unused = found.uses == 0 || found.usage != Use::Writable;
+        debug_assert!(found.references > 0, "references are given back once");
+        debug_assert!(!entry::is_writable(value) || !unused, "uses end once");
+        found.references = found.references.saturating_sub(1);
+        if entry::is_writable(value) && !unused {
+            found.uses -= 1;
+            found.stale |= found.uses == 0;
+        }
+        if found.references == 0 && !found.allocated {
+            self.reclaim(frame);
         }
     }
 

@@ -169,6 +169,7 @@ impl Guest {
         }
         let machine = Arc::new(Machine::default());
         let (clock, _) = VmClock::manual();
+        layout.fill(&ram);
         let domain = Domain::new(DomainConfig {
             ram: Arc::clone(&ram),
             layout,

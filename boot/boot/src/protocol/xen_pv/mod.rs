@@ -2,8 +2,17 @@
 //!
 //! From `VIRT_BASE` on, the kernel finds in its address space, one behind the other: itself, a module if it does not take
 //! that by frame, the list of frames if it does not want that elsewhere, the start information, the pages of
-//! store and console, the page tables that map all this (read-only), and a stack. Behind what is mapped
+//! store and console, the page tables that map all this (read-only), and a stack. Behind these
 //! come the module and the list of frames of kernels that want them so.
+//!
+//! A kernel that wants the list elsewhere is mapped all memory up to the list, as far as one table of level 2 reaches: the
+//! interface promises half a mebibyte behind the stack *at least*. Linux makes the beginning of its map of all memory of
+//! these tables and leaves the entries that it finds there alone. To make the others it asks for each page's frame, and has
+//! the hypervisor check each table, which takes ten times as long.
+
+mod directory;
+#[cfg(test)]
+mod tests;
 
 use super::{BootConfig, BootError, Protocol};
 use crate::image::{KernelImage, Vmlinux, XenNote, XenNotes};
@@ -14,21 +23,22 @@ use ambos_x86::{Cr0, Cr4, Efer, PAGE_SIZE, RFlags, gpr, paging};
 use ambos_xen::Layout;
 use ambos_xen_abi::segment::{FLAT_RING3_CS64, FLAT_RING3_SS, RESERVED_DESCRIPTORS};
 use ambos_xen_abi::{hypercall, start_info, version};
-use std::collections::BTreeMap;
+use directory::{Directory, ENTRIES};
 use vm_memory::GuestMemoryError;
 
 /// A machine for PV guests is asked for in another way.
 pub(super) const OTHER_MACHINE: BootError = refusal("this machine is a PC; use -t para");
 
-/// Entries of a page table.
-const ENTRIES: u64 = 512;
 /// The initial mapping ends at a multiple of this.
 const MAP_ALIGN: u64 = 4 << 20;
 /// Mapped memory that a kernel can use at once, at least.
 const SPARE: u64 = 512 << 10;
-/// Bits of an entry that links a table.
-const LINK: u64 = paging::PRESENT | paging::WRITE | paging::USER | paging::ACCESSED | paging::DIRTY;
-
+/// Pages of tables that are written at once.
+const PART: usize = 128;
+/// What one table of level 2 maps.
+const LEVEL_2_SPAN: u64 = 1 << 30;
+/// The right to write to a page, which then is not to be marked when it is first written to.
+const WRITABLE: u64 = paging::WRITE | paging::DIRTY;
 const fn refusal(reason: &'static str) -> BootError {
     BootError::Protocol { protocol: Protocol::XenPv, reason }
 }
@@ -53,6 +63,7 @@ const STORE_PORT: u32 = 1;
 const CONSOLE_PORT: u32 = 2;
 
 /// What the notes say.
+#[derive(Clone, Copy)]
 struct Wishes {
     base: u64,
     /// What is added to an ELF physical address to get a virtual one.
@@ -120,6 +131,7 @@ fn enters_at_header(kernel: &Vmlinux<'_>, notes: &XenNotes) -> bool {
 }
 
 /// The guest's memory while it is being filled, by physical frame.
+#[derive(Clone, Copy)]
 struct Builder<'a> {
     ram: &'a GuestRam,
     layout: &'a Layout,
@@ -206,56 +218,77 @@ pub fn load(ram: &GuestRam, layout: &Layout, config: &BootConfig) -> Result<XenP
     let kernel = unpacked(&config.kernel)?;
     let wishes = Wishes::read(&kernel)?;
     let mut builder = Builder { ram, layout, next: 0 };
-    load_kernel(&mut builder, &kernel, &wishes)?;
-    build(&mut builder, &wishes, config)
+    let segments = place_kernel(&mut builder, &kernel, &wishes)?;
+    // What is copied and what is made up takes as long.
+    std::thread::scope(|scope| {
+        let copier = builder;
+        let copied = scope.spawn(move || {
+            for (start, bytes, end) in segments {
+                copier.write(start, bytes)?;
+                copier.zero(start + bytes.len() as u64, end)?;
+            }
+            match wishes.hypercall_page {
+                Some(page) => copier.write(page.wrapping_sub(wishes.base), &hypercall::page()),
+                None => Ok(()),
+            }
+        });
+        let built = build(&mut builder, &wishes, config);
+        copied.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        built
+    })
 }
 
 fn unpacked(kernel: &KernelImage) -> Result<Vmlinux<'_>, BootError> {
     kernel.vmlinux()?.ok_or(refusal("it is no ELF file; give a kernel with Xen's notes"))
 }
 
-/// Puts the kernel where its notes say, and the hypercall page into it.
-fn load_kernel(
+/// A segment of a kernel: the physical address, the bytes there, and where the zeros behind these end.
+type Placed<'a> = (u64, &'a [u8], u64);
+
+/// Takes the memory where the kernel's notes want it, and says what comes where in it.
+fn place_kernel<'a>(
     builder: &mut Builder<'_>,
-    kernel: &Vmlinux<'_>,
+    kernel: &'a Vmlinux<'_>,
     wishes: &Wishes,
-) -> Result<(), BootError> {
+) -> Result<Vec<Placed<'a>>, BootError> {
     const OUTSIDE: BootError =
         refusal("its segments lie outside the memory from note VIRT_BASE on");
-    // Physical address: the distance from the base of the virtual one.
-    let physical = |elf: u64| {
-        let address = elf.wrapping_add(wishes.offset).wrapping_sub(wishes.base);
-        (address < 1 << 40).then_some(address)
-    };
+    let mut segments = Vec::new();
     let mut end = 0;
     for segment in kernel.elf.loads() {
-        let start = physical(segment.physical_address).ok_or(OUTSIDE)?;
-        end = end.max(start.checked_add(segment.memory_size).ok_or(OUTSIDE)?);
+        // Physical address: the distance from the base of the virtual one.
+        let start = segment.physical_address.wrapping_add(wishes.offset).wrapping_sub(wishes.base);
+        if start >= 1 << 40 {
+            return Err(OUTSIDE);
+        }
+        let segment_end = start.checked_add(segment.memory_size).ok_or(OUTSIDE)?;
+        segments.push((start, segment.bytes(&kernel.bytes), segment_end));
+        end = end.max(segment_end);
     }
     builder.take(end.div_ceil(PAGE_SIZE))?;
-    for segment in kernel.elf.loads() {
-        let start = physical(segment.physical_address).ok_or(OUTSIDE)?;
-        let bytes = segment.bytes(&kernel.bytes);
-        builder.write(start, bytes)?;
-        builder.zero(start + bytes.len() as u64, start + segment.memory_size)?;
-    }
     if let Some(page) = wishes.hypercall_page {
         let at = page.wrapping_sub(wishes.base);
         if at >= end || !at.is_multiple_of(PAGE_SIZE) {
             return Err(refusal("its note HYPERCALL_PAGE lies outside it"));
         }
-        builder.write(at, &hypercall::page())?;
     }
     let entry = wishes.entry.wrapping_sub(wishes.base);
     if entry >= end {
         return Err(BootError::Entry(wishes.entry));
     }
-    Ok(())
+    Ok(segments)
 }
 
 /// Tables of each level that map `start..=last`, beyond the top-level one: levels 3, 2, 1.
 fn tables_for(start: u64, last: u64) -> [u64; 3] {
     [39, 30, 21].map(|shift| (last >> shift) - (start >> shift) + 1)
+}
+
+/// The end of what is mapped of `frames` frames from `base` on if it is to be much.
+fn wide_end(base: u64, frames: u64) -> u64 {
+    let span_end = (base | (LEVEL_2_SPAN - 1)).saturating_add(1);
+    let memory_end = base.saturating_add(frames << 12);
+    span_end.min(memory_end) & !(MAP_ALIGN - 1)
 }
 
 /// Everything behind the kernel.
@@ -279,43 +312,54 @@ fn build(
     let info = builder.take(1)?;
     let store = builder.take(1)?;
     let console = builder.take(1)?;
+    let list_tables = wishes.list.map_or(0, |at| {
+        let last = at.wrapping_add((list_frames << 12) - 1).max(at);
+        tables_for(at, last).iter().sum()
+    });
+    let wide = wishes.list.map_or(0, |_| {
+        wide_end(wishes.base, builder.layout.guest_frames.saturating_sub(list_frames + list_tables))
+    });
     // The tables map themselves, and a stack behind them.
     let tables = builder.next;
     let mut count = 1;
-    let end = loop {
+    let (least, end) = loop {
         let used = (tables + count + 1) << 12;
-        let end = (address(0).wrapping_add(used + SPARE)).next_multiple_of(MAP_ALIGN);
+        let least = (address(0).wrapping_add(used + SPARE)).next_multiple_of(MAP_ALIGN);
+        let end = least.max(wide);
         let needed = 1 + tables_for(wishes.base, end - 1).iter().sum::<u64>();
         if needed == count {
-            break end;
+            break (least, end);
         }
         count = needed;
     };
     builder.take(count)?;
     let stack = builder.take(1)?;
     // Memory there is not cannot be mapped.
-    let mapped = (end.wrapping_sub(wishes.base) >> 12).min(builder.layout.guest_frames);
-    builder.next = builder.next.max(mapped);
+    let frames_until =
+        |end: u64| (end.wrapping_sub(wishes.base) >> 12).min(builder.layout.guest_frames);
+    let (spared, mapped) = (frames_until(least), frames_until(end));
+    builder.next = builder.next.max(spared);
     if wishes.module_by_frame && !initrd.is_empty() {
         module = Some(builder.take(initrd_frames)?);
     }
     let mut directory = Directory::new(tables, count);
     let own = tables..tables + count;
-    for pfn in 0..mapped {
-        let right = if own.contains(&pfn) { 0 } else { paging::WRITE };
-        directory.map(address(pfn), pfn, right).ok_or(NO_TABLES)?;
+    for (pfns, right) in [
+        (0..own.start.min(mapped), WRITABLE),
+        (own.start.min(mapped)..own.end.min(mapped), 0),
+        (own.end.min(mapped)..mapped, WRITABLE),
+    ] {
+        directory.map(address(pfns.start), pfns, right).ok_or(NO_TABLES)?;
     }
     let mut list_pages = None;
     if let Some(at) = wishes.list {
-        let last = at + (list_frames << 12) - 1;
-        let extra: u64 = tables_for(at, last).iter().sum();
-        let first = builder.take(list_frames + extra)?;
-        directory.add_tables(first + list_frames, extra);
-        for page in 0..list_frames {
-            directory.map(at + (page << 12), first + page, paging::WRITE).ok_or(NO_TABLES)?;
-        }
+        // Linux takes everything before the list for mapped.
+        builder.next = builder.next.max(mapped);
+        let first = builder.take(list_frames + list_tables)?;
+        directory.add_tables(first + list_frames, list_tables);
+        directory.map(at, first..first + list_frames, WRITABLE).ok_or(NO_TABLES)?;
         list = Some(first);
-        list_pages = Some((first, list_frames + extra));
+        list_pages = Some((first, list_frames + list_tables));
     }
     directory.write(builder)?;
     if let Some(module) = module {
@@ -374,8 +418,6 @@ const NO_TABLES: BootError = refusal("its notes VIRT_BASE and INIT_P2M contradic
 
 /// Writes the list of machine frames by physical frame.
 fn write_list(builder: &Builder<'_>, first: u64, frames: u64) -> Result<(), BootError> {
-    /// Frames of the list that are written at once.
-    const PART: usize = 128;
     let mut bytes = Vec::with_capacity(PART * PAGE_SIZE as usize);
     for page in (0..frames).step_by(PART) {
         bytes.clear();
@@ -386,61 +428,6 @@ fn write_list(builder: &Builder<'_>, first: u64, frames: u64) -> Result<(), Boot
         builder.write((first + page) << 12, &bytes)?;
     }
     Ok(())
-}
-
-/// Page tables being made, by physical frame; the first is the top-level one.
-struct Directory {
-    root: u64,
-    free: Vec<u64>,
-    /// Entries by table and index: a physical frame, and bits.
-    entries: BTreeMap<(u64, u64), (u64, u64)>,
-    tables: Vec<u64>,
-}
-
-impl Directory {
-    fn new(first: u64, count: u64) -> Self {
-        let mut directory =
-            Self { root: first, free: Vec::new(), entries: BTreeMap::new(), tables: vec![first] };
-        directory.add_tables(first + 1, count - 1);
-        directory
-    }
-
-    fn add_tables(&mut self, first: u64, count: u64) {
-        self.free.extend((first..first + count).rev());
-        self.tables.extend(first..first + count);
-    }
-
-    /// Maps a page; `None` if there are too few tables.
-    fn map(&mut self, address: u64, pfn: u64, right: u64) -> Option<()> {
-        let mut table = self.root;
-        for level in (2..=4).rev() {
-            let index = address >> (12 + (level - 1) * 9) & (ENTRIES - 1);
-            table = match self.entries.get(&(table, index)) {
-                Some(&(next, _)) => next,
-                None => {
-                    let next = self.free.pop()?;
-                    self.entries.insert((table, index), (next, LINK));
-                    next
-                }
-            };
-        }
-        let bits = paging::PRESENT | paging::ACCESSED | right;
-        self.entries.insert((table, address >> 12 & (ENTRIES - 1)), (pfn, bits));
-        Some(())
-    }
-
-    fn write(&self, builder: &Builder<'_>) -> Result<(), BootError> {
-        for &table in &self.tables {
-            let mut bytes = vec![0; PAGE_SIZE as usize];
-            for ((_, index), &(pfn, bits)) in self.entries.range((table, 0)..(table + 1, 0)) {
-                let entry = builder.machine(pfn) << 12 | bits;
-                let at = *index as usize * 8;
-                bytes[at..at + 8].copy_from_slice(&entry.to_le_bytes());
-            }
-            builder.write(table << 12, &bytes)?;
-        }
-        Ok(())
-    }
 }
 
 /// The first vCPU: 64-bit code at the least privilege, with Xen's flat segments.
