@@ -3,11 +3,13 @@
 use crate::dispatch::Translator;
 use crate::gather::PEEK;
 use crate::liveness;
+use crate::records::Part;
 use ambos_hostcode::signals;
 use ambos_interpret::Cpu;
 use ambos_interpret::cpu::RIP;
 use ambos_vcpu::{Platform, Stop};
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+use std::ops::Range;
 
 /// Whether an instruction gives another result each time.
 pub(crate) fn is_unsteady(mnemonic: Mnemonic) -> bool {
@@ -52,6 +54,51 @@ pub struct Apart {
     pub interpreted: Vec<Interpreted>,
     /// Why the vCPU stops, if it does.
     pub stop: Option<Stop>,
+}
+
+/// The instructions of all blocks, where these run apart: where they are in their pages, and which flags are needed before
+/// each.
+#[derive(Debug, Default)]
+pub(crate) struct Steps {
+    offsets: Vec<u16>,
+    live: Vec<u8>,
+    /// By block, how many there are up to its end, and the flags needed there if that is known from code beyond it.
+    ends: Vec<(usize, Option<u8>)>,
+}
+
+impl Steps {
+    /// Adds the next block.
+    pub(crate) fn add(&mut self, parts: &[Part], live_after: Option<u8>) {
+        for part in parts.iter().filter(|part| !part.after) {
+            self.offsets.push(part.guest);
+            self.live.push(part.live);
+        }
+        self.ends.push((self.offsets.len(), live_after));
+    }
+
+    fn range(&self, block: u32) -> Range<usize> {
+        let block = block as usize;
+        let end = |block: usize| self.ends.get(block).map_or(0, |&(end, _)| end);
+        block.checked_sub(1).map_or(0, end)..end(block)
+    }
+
+    /// Offsets in its page of a block's instructions.
+    pub(crate) fn offsets(&self, block: u32) -> &[u16] {
+        self.offsets.get(self.range(block)).unwrap_or_default()
+    }
+
+    /// Flags needed after the first `count` instructions of a block, as far as it was translated with more in view.
+    fn live_after(&self, block: u32, count: usize) -> Option<u8> {
+        match self.live.get(self.range(block))?.get(count) {
+            Some(&live) => Some(live),
+            None => self.ends.get(block as usize)?.1,
+        }
+    }
+
+    /// Bytes in use.
+    pub(crate) fn size(&self) -> usize {
+        size_of_val(&self.offsets[..]) + self.live.len() + size_of_val(&self.ends[..])
+    }
 }
 
 impl Translator {
@@ -104,7 +151,7 @@ impl Translator {
     pub fn run_apart(&mut self, platform: &mut dyn Platform, block: u32) -> Apart {
         self.run = Run::default();
         let start = self.head.cpu.native.gpr[RIP];
-        let offsets: Vec<u16> = self.cache.guest_offsets(block).collect();
+        let offsets = self.cache.steps.offsets(block).to_vec();
         let stop = self.run_translated(platform, block);
         let Run { last, left, interpreted } = std::mem::take(&mut self.run);
         let index = last.and_then(|last| {
@@ -112,17 +159,19 @@ impl Translator {
         });
         let instructions = index.map_or(0, |index| index + 1);
         let complete = left || instructions == offsets.len();
-        let known = !left && (block as usize) < self.cache.blocks.len();
-        let needed = known.then(|| self.cache.live_after(block, instructions)).flatten();
+        let known = !left && block < self.cache.len();
+        let needed = known.then(|| self.cache.steps.live_after(block, instructions)).flatten();
         let needed = needed.map(|live| Self::flags(u32::from(live)));
         Apart { block, last, instructions, complete, needed, interpreted, stop }
     }
 
     /// The guest's code (offsets in its page) and the host's code (address and bytes) of a block.
     pub fn explain(&self, block: u32) -> Option<(Vec<u16>, u64, Vec<u8>)> {
-        let known = self.cache.blocks.get(block as usize)?;
-        let bytes = self.arena.bytes(known.start as usize, (known.end() - known.start) as usize)?;
-        Some((self.cache.guest_offsets(block).collect(), known.start, bytes))
+        let known = self.cache.known_block(block)?;
+        let (records, start) = (known.records(), known.start);
+        let length = records.clone().end() - start;
+        let bytes = self.arena.bytes(start as usize, length as usize)?;
+        Some((records.guest_offsets().collect(), start, bytes))
     }
 
     /// The arithmetic flags that blocks which end at the code `bytes` keep.
@@ -146,5 +195,23 @@ impl Translator {
         ];
         let named = table.iter().filter(|(bit, _)| bits & bit != 0);
         named.fold(0, |flags, (_, flag)| flags | flag)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_those_of_their_block() {
+        let mut steps = Steps::default();
+        let part =
+            |guest, live, after| Part { host: 0, guest, length: 1, live, goes_on: true, after };
+        steps.add(&[part(8, 1, false), part(8, 1, true), part(9, 2, false)], Some(3));
+        steps.add(&[part(4, 5, false)], None);
+        assert_eq!([0, 1, 2].map(|block| steps.offsets(block)), [&[8, 9][..], &[4], &[]]);
+        assert_eq!([0, 1, 2].map(|count| steps.live_after(0, count)), [Some(1), Some(2), Some(3)]);
+        assert_eq!([0, 1].map(|count| steps.live_after(1, count)), [Some(5), None]);
+        assert_eq!(steps.live_after(2, 0), None);
     }
 }

@@ -13,14 +13,16 @@ use crate::layout::{self, SetLayout};
 use crate::liveness;
 use crate::memory::ColdProbe;
 use crate::plan::Plan;
+use crate::records::{Part, Placed};
 use crate::scratch::Scratch;
-use crate::site::{Kind, Site};
+use crate::site::{self, Kind};
 use crate::statistics::Statistics;
 use crate::stubs::Stubs;
 use crate::views::ViewSite;
 use ambos_interpret::Cpu;
 use ambos_interpret::decode;
 use ambos_interpret::mmu::SETS;
+use ambos_interpret::op::Op;
 use iced_x86::{Instruction, InstructionInfoFactory};
 use std::rc::Rc;
 
@@ -34,8 +36,6 @@ pub(crate) struct Source<'a> {
     pub(crate) absolute: bool,
     /// Number of the block.
     pub(crate) block: u32,
-    /// Number of its first site.
-    pub(crate) first_site: u32,
     /// Address of the attention's gate.
     pub(crate) gate: u32,
     /// It is 32-bit code.
@@ -50,8 +50,6 @@ pub(crate) struct Source<'a> {
     pub(crate) even: bool,
     /// The block's own page is, and what lies around it.
     pub(crate) code_seen: bool,
-    /// Address of the start of the code cache.
-    pub(crate) code: u64,
     /// Whether jumps to other pages may be linked.
     pub(crate) links: bool,
     /// The entry of the block at an offset in the page, if there is one, for a jump that goes back or one that does not.
@@ -63,17 +61,6 @@ pub(crate) struct Source<'a> {
     pub(crate) path: &'a [u16],
     /// Whether the block runs apart from others: see [`crate::Options::apart`].
     pub(crate) apart: bool,
-}
-
-/// Where an instruction of a block is.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Mapped {
-    /// Offset in the host's code.
-    pub(crate) host: u32,
-    /// Offset in the guest's page.
-    pub(crate) guest: u16,
-    /// Flags needed before it.
-    pub(crate) live: u8,
 }
 
 /// A finished block.
@@ -93,11 +80,13 @@ pub(crate) struct Built {
     /// The straight path has the flags in memory: entries from the same page save them first.
     pub(crate) saves_flags: bool,
     /// The places where it leaves.
-    pub(crate) sites: Vec<Site>,
+    pub(crate) sites: Vec<Placed>,
+    /// The instructions for the interpreter that they name.
+    pub(crate) ops: Vec<Rc<Op>>,
     /// The accesses to what is seen.
     pub(crate) views: Vec<ViewSite>,
-    /// Its instructions.
-    pub(crate) map: Vec<Mapped>,
+    /// What parts of the code belong to its instructions.
+    pub(crate) parts: Vec<Part>,
     /// Flags needed after the last one, if that is known from code beyond it.
     pub(crate) live_after: Option<u8>,
     /// Guest instructions.
@@ -283,6 +272,7 @@ pub(crate) fn build(
         }
     }
     if !ended {
+        builder.begin_after();
         builder.move_stack();
         builder.flush();
         let next = u64::from(builder.offset) + u64::from(builder.length);
@@ -337,15 +327,19 @@ impl Builder<'_> {
 
     /// Adds a site of the current instruction; returns its number.
     pub(crate) fn site(&mut self, kind: Kind) -> u32 {
-        let number = self.source.first_site + self.built.sites.len() as u32;
-        self.built.sites.push(Site {
-            block: self.source.block,
-            offset: self.offset,
-            length: self.length,
-            next: 0,
-            kind,
-        });
-        number
+        let index = self.built.sites.len();
+        self.failed |= index >= site::MOST_SITES;
+        let part = self.built.parts.len().saturating_sub(1) as u16;
+        self.built.sites.push(Placed { part, offset: self.offset, kind });
+        site::number(self.source.block, index)
+    }
+
+    /// Code that follows belongs to the current instruction, but comes after it.
+    fn begin_after(&mut self) {
+        if let Some(&part) = self.built.parts.last() {
+            let host = self.code.bytes.len() as u32;
+            self.built.parts.push(Part { host, after: true, ..part });
+        }
     }
 
     /// Lets a jump lead to code that leaves at `site`.
@@ -378,16 +372,17 @@ impl Builder<'_> {
         self.length = instruction.len() as u8;
         self.current = *instruction;
         let shadowed = self.shadow;
-        let base = self.code.here() - self.code.bytes.len() as u64;
-        self.built.map.push(Mapped {
-            host: (self.code.here() - base) as u32,
+        self.built.parts.push(Part {
+            host: self.code.bytes.len() as u32,
             guest: self.offset,
+            length: self.length,
             live: live as u8,
+            goes_on: true,
+            after: false,
         });
         self.built.instructions += 1;
         self.built.guest_bytes += instruction.len() as u32;
         self.viewing = self.plan.sees(self.index);
-        let first_site = self.built.sites.len();
         if !self.may_be_behind(instruction, action) {
             self.move_stack();
         }
@@ -428,11 +423,11 @@ impl Builder<'_> {
         }
         // After an instruction that ends the block there is nowhere to go on, even if it leads to the
         // next one.
-        let next = if matches!(done, Done::End) { 0 } else { self.code.here() };
-        for site in &mut self.built.sites[first_site..] {
-            site.next = next;
+        if let (Done::End, Some(part)) = (&done, self.built.parts.last_mut()) {
+            part.goes_on = false;
         }
         if shadowed && matches!(done, Done::Next) {
+            self.begin_after();
             self.move_stack();
             self.end_shadow();
             self.poll_after();
@@ -545,7 +540,9 @@ impl Builder<'_> {
         let lowered = decode::lower(self.cpu, &original, bytes, start);
         let goes_on = !lowered.ends_block;
         let spanned = self.plan.spans(self.index);
-        let site = self.site(Kind::Interpret { op: Rc::new(lowered.op), goes_on, spanned });
+        let op = self.built.ops.len() as u32;
+        self.built.ops.push(Rc::new(lowered.op));
+        let site = self.site(Kind::Interpret { op, goes_on, spanned });
         self.leave_at(site);
         lowered.ends_block
     }
@@ -564,6 +561,9 @@ impl Builder<'_> {
     /// Emits what lies off the straight path.
     fn finish(&mut self) {
         self.next_in_r10 = false;
+        if !self.fars.is_empty() {
+            self.begin_after();
+        }
         for far in std::mem::take(&mut self.fars) {
             let here = self.code.here();
             self.code.bind(far.displacement, here);

@@ -1,6 +1,6 @@
 //! How often places in guest code were interpreted, as a reason to translate them.
 
-use crate::cache::Key;
+use crate::key::Key;
 
 /// Counts: as many as a guest that boots has places. With a quarter of them a third more was translated.
 const COUNTS: usize = 1 << 18;

@@ -2,12 +2,13 @@
 
 use crate::apart::Run;
 use crate::build::{self, NoBlock, Source};
-use crate::cache::{Cache, Key, Place};
+use crate::cache::Cache;
 use crate::cold::ColdPlaces;
 use crate::compat::{is_flat32, unlimited};
 use crate::counts;
 use crate::emit::Code;
 use crate::exits::Next;
+use crate::key::{Key, Place};
 use crate::layout::{Head, SetLayout, Slots};
 use crate::native::SharedHead;
 use crate::options::{Options, TranslatorError};
@@ -32,9 +33,9 @@ use ambos_x86::{Cr4, Efer, gpr, xstate};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// Bytes of the code cache for each site that may be kept. What is known of sites and their blocks takes about
-/// as much memory as half of that, and must not outgrow the code. There is a site for some 70 bytes of code.
-const CODE_PER_SITE: usize = 128;
+/// What part of the code cache's size what is known of code may take besides. It takes about a quarter of what the code
+/// itself does; a guest with many pages of little code must not have it outgrow that.
+const MOST_KNOWN: usize = 4;
 
 /// The bit of modes whose code reaches operands through views.
 const VIEWS: u32 = 1 << 27;
@@ -188,7 +189,8 @@ impl Translator {
 
     /// What the translator did so far.
     pub fn statistics(&self) -> Statistics {
-        self.statistics
+        let detours = self.detours.capacity() * (size_of::<u32>() + 1);
+        Statistics { table_bytes: (self.cache.size() + detours) as u64, ..self.statistics }
     }
 
     /// The mode that code is translated for, or `None` where it is not translated.
@@ -349,7 +351,7 @@ impl Translator {
         let bytes = if pages.len() > 1 { &bytes[..] } else { &bytes[..0x1000] };
         let versions: Vec<(usize, u32)> =
             pages.iter().map(|&(page, version)| (page.ram_page, version)).collect();
-        if self.cache.sites.len() > self.options.code_cache / CODE_PER_SITE {
+        if self.cache.is_full(self.options.code_cache / MOST_KNOWN) {
             self.flush();
         }
         for attempt in 0..2 {
@@ -357,7 +359,9 @@ impl Translator {
             // Where there are no views, blocks were made of what the interpreter saw.
             let plain = without_views(key);
             let path: Vec<u16> = match cache.get(plain) {
-                Some(Place::Block(block)) if plain != key => cache.guest_offsets(block).collect(),
+                Some(Place::Block(block)) if plain != key => {
+                    cache.block(block).records().guest_offsets().collect()
+                }
                 _ => Vec::new(),
             };
             let likely = |target: u16, next: u16| {
@@ -376,15 +380,16 @@ impl Translator {
                 let Some(Place::Block(next)) = cache.get(Key { gpa, groups: true, ..key }) else {
                     return None;
                 };
-                let next = &cache.blocks[next as usize];
-                if backward { next.polling() } else { Some(next.body()) }
+                match backward {
+                    true => cache.polling(next),
+                    false => Some(cache.block(next).entries().body),
+                }
             };
             let source = Source {
                 page: bytes,
                 linear: self.head.cpu.native.gpr[RIP],
                 absolute,
-                block: self.cache.blocks.len() as u32,
-                first_site: self.cache.sites.len() as u32,
+                block: self.cache.len(),
                 gate: self.gate,
                 narrow: !self.head.cpu.is_64bit(),
                 unlimited: unlimited(&self.head.cpu),
@@ -395,7 +400,6 @@ impl Translator {
                     && !is_upper(self.head.cpu.native.gpr[RIP]),
                 even: key.mode & EVEN != 0,
                 code_seen: key.mode & CODE_SEEN != 0,
-                code: self.arena.start() as u64,
                 links: !self.options.apart && self.cache.numbers.has_left(self.head.cpu.mmu_index),
                 linked: if key.tail != 0 { &|_, _| None } else { &linked },
                 likely: &likely,
@@ -421,9 +425,7 @@ impl Translator {
                         NoBlock::Straddles => Place::Straddles,
                         NoBlock::Undefined => Place::Never,
                     };
-                    for &page in &versions {
-                        self.cache.add_place(key, page, place);
-                    }
+                    self.cache.add_place((key, absolute), &versions, place);
                     return None;
                 }
             };
@@ -442,7 +444,8 @@ impl Translator {
                     map.add(start, length, source.linear);
                     map.add(cold_start, cold_length, source.linear);
                 }
-                return Some(self.cache.add(key, absolute, &versions, start, length, built));
+                let (what, place) = ((key, absolute), (start, length));
+                return Some(self.cache.add(what, &versions, place, built, self.options.apart));
             }
             if attempt == 0 {
                 self.flush();
@@ -542,7 +545,7 @@ impl Translator {
 
     /// The linear address of the page that a block runs in.
     pub(crate) fn page_of(&self, block: u32) -> u64 {
-        self.cache.blocks[block as usize].linear_page().unwrap_or(self.head.slots.code_base)
+        self.cache.block(block).linear_page().unwrap_or(self.head.slots.code_base)
     }
 
     /// The entry of the block at the instruction pointer for code that came through a jump cache,
@@ -551,10 +554,10 @@ impl Translator {
         let set = self.head.cpu.mmu_index;
         let bank = self.head.cpu.tlb.current_bank();
         let rip = self.head.cpu.native.gpr[RIP];
-        let block = &self.cache.blocks[block as usize];
-        let (external, Key { mode, tail, groups, .. }) = (block.start, block.key);
+        let block = self.cache.block(block);
+        let (external, Key { mode, tail, groups, .. }) = (block.start, *block.key());
         let mode = mode & !CODE_SEEN;
-        let code_page = block.code_page();
+        let code_page = block.variant.code_page();
         if self.options.apart || !groups {
             self.head.slots.scratch[0] = rip;
             return external;
@@ -583,8 +586,7 @@ impl Translator {
         let mut pc = self.enter_from_anywhere(block);
         if !self.head.cpu.attention.pending().is_empty() {
             // What wants attention cannot be served yet: go on without polling for it.
-            let block = &self.cache.blocks[block as usize];
-            pc = block.body();
+            pc = self.cache.block(block).entries().body;
             self.head.slots.code_base = self.head.cpu.native.gpr[RIP] & !0xfff;
         }
         let stop = loop {

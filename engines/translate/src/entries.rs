@@ -177,18 +177,18 @@ impl Translator {
     /// blocks are never entered so: it is made when the first such jump is linked. `None` if there was no room for it, so
     /// that all code has been dropped.
     pub(crate) fn polling_entry(&mut self, number: u32) -> Option<u64> {
-        let block = &self.cache.blocks[number as usize];
-        if let Some(entry) = block.polling() {
+        if let Some(entry) = self.cache.polling(number) {
             return Some(entry);
         }
+        let entries = self.cache.block(number).entries();
         let [_, code] = &mut self.code.0;
         code.start(self.arena.next(Region::Cold) as u64);
         let entry = code.here();
-        let displacement = match block.needs_flags {
+        let displacement = match entries.needs_flags {
             true => poll_with_flags(code, self.gate),
             false => poll_gate(code, self.gate),
         };
-        code.jump(block.body());
+        code.jump(entries.body);
         let leave = code.here();
         code.bind(displacement, leave);
         leave_before(code, number, self.stubs.before);
@@ -197,7 +197,7 @@ impl Translator {
             return None;
         }
         self.statistics.host_bytes += code.bytes.len() as u64;
-        self.cache.blocks[number as usize].set_polling(entry);
+        self.cache.set_polling(number, entry);
         Some(entry)
     }
 }

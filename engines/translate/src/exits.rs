@@ -2,8 +2,9 @@
 
 use crate::dispatch::Translator;
 use crate::far::FarJump;
+use crate::key::Key;
 use crate::second;
-use crate::site::Kind;
+use crate::site::{self, Kind};
 use crate::stubs;
 use ambos_hostcode::HostFault;
 use ambos_interpret::cpu::RIP;
@@ -11,7 +12,6 @@ use ambos_interpret::exit::{Exit, Fault};
 use ambos_interpret::mmu::{Access, HostRange, is_canonical};
 use ambos_vcpu::{Platform, Stop};
 use ambos_x86::{Vector, gpr};
-use std::rc::Rc;
 
 /// How the run goes on after an exit.
 pub(crate) enum Next {
@@ -46,13 +46,12 @@ impl Translator {
             return self.serve_before(self.head.slots.scratch[1] as u32, false);
         }
         let fails_apart = site == second::APART;
-        let number = match site {
+        let found = match site {
             second::MISS | second::APART => self.cache.operand_site(self.head.slots.found),
-            number => Some(number as usize),
+            number => self.cache.site(number),
         };
-        let site = number.and_then(|number| self.cache.sites.get(number));
-        let Some(site) = site else { return self.serve_fault(platform) };
-        let (block, offset) = (site.block, site.offset);
+        let Some((number, site)) = found else { return self.serve_fault(platform) };
+        let ((block, _), offset) = (site::parts(number), site.offset);
         let base = self.page_of(block);
         self.run.last = Some(base.wrapping_add(u64::from(offset)));
         match site.kind {
@@ -74,17 +73,17 @@ impl Translator {
                 let flushes = self.statistics.flushes;
                 let Some(found) = self.find(platform) else { return Next::Boundary };
                 let backward = target <= offset;
-                let next = &self.cache.blocks[found as usize];
-                if next.key.tail != 0 {
+                let next = self.cache.block(found);
+                let Key { mode, tail, .. } = *next.key();
+                if tail != 0 {
                     return Next::Boundary;
                 }
-                let mode = next.key.mode;
-                let body = next.body();
+                let body = next.entries().body;
                 // Translation may have flushed everything, and the page's code may have changed.
-                if self.statistics.flushes != flushes || self.cache.blocks[block as usize].stale {
+                if self.statistics.flushes != flushes || self.cache.block(block).stale {
                     return Next::Boundary;
                 }
-                if self.cache.blocks[block as usize].key.mode != mode {
+                if self.cache.block(block).key().mode != mode {
                     // Views have come or gone.
                     return Next::Boundary;
                 }
@@ -117,14 +116,14 @@ impl Translator {
                 };
                 let entry = self.enter_from_anywhere(found);
                 // Translation may have flushed everything, and the page's code may have changed.
-                let modes = [found, block].map(|block| self.cache.blocks.get(block as usize));
-                let modes = modes.map(|block| block.map(|block| block.key.mode));
+                let modes = [found, block].map(|block| self.cache.known_block(block));
+                let modes = modes.map(|block| block.map(|block| block.key().mode));
                 if self.statistics.flushes == flushes
                     && modes[0] == modes[1]
-                    && !self.cache.blocks[block as usize].stale
+                    && !self.cache.block(block).stale
                 {
-                    let site = number.unwrap_or_default() as u32;
-                    let jump = FarJump { site, block, page_patch, jump_patch, linear: target };
+                    let jump =
+                        FarJump { site: number, block, page_patch, jump_patch, linear: target };
                     if !self.link_far(jump, found) {
                         return Next::Boundary;
                     }
@@ -137,7 +136,7 @@ impl Translator {
                 let linear = self.head.slots.scratch[usize::from(in_r11)];
                 let changes = self.head.cpu.tlb.changes();
                 let outcome = self.fill(platform, linear, usize::from(size), write);
-                let stale = self.cache.blocks[block as usize].stale;
+                let stale = self.cache.block(block).stale;
                 // What groups of operands have found must still be so.
                 let unchanged = !spanned || changes == self.head.cpu.tlb.changes();
                 if outcome == Filled::Yes && !stale && unchanged {
@@ -168,12 +167,13 @@ impl Translator {
                 }
             }
             Kind::Group(group) if fails_apart => {
-                self.go_on_apart(platform, (block, offset), number, group.flags_kept)
+                self.go_on_apart(platform, (block, offset), number, &group)
             }
             Kind::Group(group) => self.serve_group(platform, (block, offset), number, &group),
-            Kind::Interpret { ref op, goes_on, spanned } => {
+            Kind::Interpret { op, goes_on, spanned } => {
+                let Some(op) = self.cache.op(op) else { return self.serve_fault(platform) };
                 self.statistics.handled += 1;
-                let (op, next) = (Rc::clone(op), site.next);
+                let next = site.next;
                 self.take_flags();
                 if self.head.cpu.slow {
                     self.head.cpu.native.gpr[RIP] = base.wrapping_add(u64::from(offset));
@@ -205,7 +205,7 @@ impl Translator {
         self.run.last = None;
         self.statistics.polls += 1;
         self.take_flags_from(flags_kept);
-        let offset = self.cache.blocks[block as usize].key.gpa & 0xfff;
+        let offset = u64::from(self.cache.block(block).offset);
         self.head.cpu.native.gpr[RIP] = self.page_of(block).wrapping_add(offset);
         Next::Boundary
     }
@@ -287,7 +287,7 @@ impl Translator {
             return Next::Boundary;
         }
         self.keep_current();
-        if self.cache.blocks[block as usize].stale {
+        if self.cache.block(block).stale {
             return Next::Boundary;
         }
         Next::Resume(pc)
@@ -361,11 +361,12 @@ impl Translator {
         let frame = &self.head.slots.frame;
         let (pc, fault) = (frame.fault_code as u64, frame.host_fault());
         let block = self.cache.block_at(pc);
-        let entered = block.and_then(|block| self.cache.blocks[block as usize].traps_at(pc));
+        let entered = block.and_then(|block| self.cache.block(block).traps_at(pc));
         if let (Some(block), Some(flags_kept)) = (block, entered) {
             return self.serve_before(block, flags_kept);
         }
-        let found = block.and_then(|block| Some((block, self.cache.guest_offset(block, pc)?)));
+        let found =
+            block.and_then(|block| Some((block, self.cache.block(block).records().guest_at(pc)?)));
         let Some((block, offset)) = found else {
             self.take_flags();
             platform.unserved().record("host fault outside translated blocks", pc, &[]);

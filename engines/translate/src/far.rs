@@ -97,9 +97,9 @@ impl Translator {
     /// Links a jump to the block `found`, or has it look into the jump cache from now on if that has no number.
     /// `false` if so many are linked that all code has been dropped.
     pub(crate) fn link_far(&mut self, jump: FarJump, found: u32) -> bool {
-        let next = &self.cache.blocks[found as usize];
-        let (set, far) = (next.set(), next.far());
-        let Some(number) = next.code_page() else {
+        let next = self.cache.block(found);
+        let (set, far) = (next.key().set(), next.entries().far);
+        let Some(number) = next.variant.code_page() else {
             self.detour(jump);
             return true;
         };
@@ -134,7 +134,7 @@ impl Translator {
         if !self.detours.insert(site) {
             return;
         }
-        let absolute = self.cache.blocks[block as usize].linear_page().is_some();
+        let absolute = self.cache.block(block).variant.absolute;
         let away = linear.wrapping_sub(self.page_of(block)) as i32;
         let [_, code] = &mut self.code.0;
         code.start(self.arena.next(Region::Cold) as u64);

@@ -246,18 +246,8 @@ impl Builder<'_> {
                 Kind::Miss { in_r11, size, write, flags_kept, spanned, retry, ready }
             }
             Some(PageGroup { first, span, .. }) => {
-                let (patch, apart, failures) = (miss, None, 0);
-                let group = GroupSite {
-                    first,
-                    span: span as u16,
-                    patch,
-                    apart,
-                    failures,
-                    write,
-                    flags_kept,
-                    retry,
-                    ready,
-                };
+                let (patch, span) = (miss, span as u16);
+                let group = GroupSite { first, patch, span, write, flags_kept, retry, ready };
                 Kind::Group(group)
             }
         };

@@ -25,10 +25,19 @@ struct OfSet {
 #[derive(Debug, Default)]
 pub(crate) struct PageNumbers {
     sets: [OfSet; SETS],
+    /// How many are linked.
     links: usize,
 }
 
 impl PageNumbers {
+    /// Bytes in use.
+    pub(crate) fn size(&self) -> usize {
+        let of_set = |of_set: &OfSet| {
+            size_of_val(&of_set.free[..]) + of_set.links.len() * size_of::<Vec<u32>>()
+        };
+        self.sets.iter().map(of_set).sum::<usize>() + self.links * size_of::<u32>()
+    }
+
     /// A number for a page, or [`NO_PAGE`] if there is none left.
     pub(crate) fn take(&mut self, set: usize) -> u16 {
         let Some(of_set) = self.sets.get_mut(set) else { return NO_PAGE };

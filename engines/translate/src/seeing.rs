@@ -94,7 +94,7 @@ impl Translator {
             }
             let ram = Arc::clone(&self.head.cpu.ram);
             let found = self.cache.block_at(pc).filter(|&found| found == block);
-            let is_current = found.is_some_and(|found| !self.cache.blocks[found as usize].stale);
+            let is_current = found.is_some_and(|found| !self.cache.block(found).stale);
             let seen = self.head.cpu.tlb.see(&ram, linear);
             self.spaces.note_lost(began);
             if seen && is_current && self.spaces.viewed {

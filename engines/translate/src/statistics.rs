@@ -8,6 +8,7 @@ pub struct Statistics {
     pub instructions: u64,
     pub guest_bytes: u64,
     pub host_bytes: u64,
+    pub table_bytes: u64,
     pub interpreted_sites: u64,
     pub probes: u64,
     pub groups: u64,
@@ -32,12 +33,13 @@ pub struct Statistics {
 
 impl Statistics {
     /// The counters with English labels, in the order of a report.
-    pub fn table(&self) -> [(&'static str, u64); 24] {
+    pub fn table(&self) -> [(&'static str, u64); 25] {
         [
             ("blocks translated", self.blocks),
             ("guest instructions translated", self.instructions),
             ("bytes of guest code translated", self.guest_bytes),
             ("bytes of host code generated", self.host_bytes),
+            ("bytes of side tables of the code that is kept", self.table_bytes),
             ("instructions left to the interpreter in translated blocks", self.interpreted_sites),
             ("probes of the TLB generated", self.probes),
             ("probes for several memory operands", self.groups),

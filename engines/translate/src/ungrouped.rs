@@ -8,6 +8,7 @@ use crate::dispatch::Translator;
 use crate::emit::{reg, relative};
 use crate::exits::{Filled, Next};
 use crate::flags;
+use crate::key::Key;
 use crate::second::Descriptor;
 use crate::site::GroupSite;
 use ambos_hostcode::arena::Region;
@@ -23,7 +24,7 @@ impl Translator {
         &mut self,
         platform: &mut dyn Platform,
         (block, offset): (u32, u16),
-        number: Option<usize>,
+        number: u32,
         group: &GroupSite,
     ) -> Next {
         let &GroupSite { first, write, flags_kept, retry, .. } = group;
@@ -36,12 +37,12 @@ impl Translator {
             }
             None => self.fill_ahead(platform, linear, write),
         };
-        let stale = self.cache.blocks[block as usize].stale;
+        let stale = self.cache.block(block).stale;
         if outcome == Filled::Yes && !stale && changes == self.head.cpu.tlb.changes() {
             return Next::Continue(retry);
         }
-        if outcome == Filled::No && !stale && self.count_failure(number) {
-            return self.go_on_apart(platform, (block, offset), number, flags_kept);
+        if outcome == Filled::No && !stale && self.count_failure(number, group) {
+            return self.go_on_apart(platform, (block, offset), number, group);
         }
         self.take_flags_from(flags_kept);
         let rip = self.page_of(block).wrapping_add(u64::from(offset));
@@ -59,9 +60,10 @@ impl Translator {
         &mut self,
         platform: &mut dyn Platform,
         (block, offset): (u32, u16),
-        number: Option<usize>,
-        flags_kept: bool,
+        number: u32,
+        group: &GroupSite,
     ) -> Next {
+        let flags_kept = group.flags_kept;
         self.take_flags_from(flags_kept);
         self.head.cpu.native.gpr[RIP] = self.page_of(block).wrapping_add(u64::from(offset));
         self.take_apart(block, offset);
@@ -69,7 +71,7 @@ impl Translator {
             return Next::Boundary;
         }
         self.keep_current();
-        let Some(entry) = number.and_then(|number| self.way_apart(platform, block, number)) else {
+        let Some(entry) = self.way_apart(platform, block, number, group) else {
             return Next::Boundary;
         };
         if flags_kept {
@@ -80,20 +82,26 @@ impl Translator {
 
     /// The entry, with the flags in the host's, of the code without groups at the instruction pointer, where a group of
     /// `block` has its probe. From now on that leads there by itself if the group does not lie in one page.
-    fn way_apart(&mut self, platform: &mut dyn Platform, block: u32, number: usize) -> Option<u64> {
+    fn way_apart(
+        &mut self,
+        platform: &mut dyn Platform,
+        block: u32,
+        number: u32,
+        group: &GroupSite,
+    ) -> Option<u64> {
         let flushes = self.statistics.flushes;
         let found = self.find(platform)?;
-        let next = &self.cache.blocks[found as usize];
-        let (mode, body, tail) = (next.key.mode, next.body(), next.key.tail);
+        let next = self.cache.block(found);
+        let (Key { mode, tail, .. }, body) = (*next.key(), next.entries().body);
         // Translation may have flushed everything, and the page's code may have changed.
         if tail != 0 || self.statistics.flushes != flushes {
             return None;
         }
-        let from = &self.cache.blocks[block as usize];
-        if from.stale || from.key.mode != mode {
+        let from = self.cache.block(block);
+        if from.stale || from.key().mode != mode {
             return None;
         }
-        let group = self.cache.sites.group_mut(number)?;
+        let failures = self.cache.group_state(number).failures;
         let [_, code] = &mut self.code.0;
         code.start(self.arena.next(Region::Cold) as u64);
         let start = code.here();
@@ -102,7 +110,7 @@ impl Translator {
         }
         code.jump(body);
         // One that lies in two pages has no known address, so that the probe's registers say which it is.
-        let way = match group.failures {
+        let way = match failures {
             USUAL.. => start,
             _ => code.here(),
         };
@@ -116,7 +124,7 @@ impl Translator {
             return None;
         }
         self.statistics.host_bytes += code.bytes.len() as u64;
-        group.apart = Some(start);
+        self.cache.group_state(number).apart = Some(start);
         self.arena.patch(group.patch as usize, &relative(group.patch, way));
         Some(body)
     }
@@ -130,15 +138,13 @@ impl Translator {
 
     /// Counts that a group was taken apart for what the TLB cannot have; whether that is usual, and the way has to be made
     /// that its probe leads to from now on.
-    fn count_failure(&mut self, number: Option<usize>) -> bool {
-        let Some(group) = number.and_then(|number| self.cache.sites.group_mut(number)) else {
-            return false;
-        };
-        group.failures += 1;
-        if group.failures != USUAL {
+    fn count_failure(&mut self, number: u32, group: &GroupSite) -> bool {
+        let state = self.cache.group_state(number);
+        state.failures += 1;
+        if state.failures != USUAL {
             return false;
         }
-        let Some(apart) = group.apart else { return true };
+        let Some(apart) = state.apart else { return true };
         let patch = group.patch;
         self.arena.patch(patch as usize, &relative(patch, apart));
         false

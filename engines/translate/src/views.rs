@@ -53,8 +53,8 @@ pub(crate) struct ViewState {
 /// An access that may fault.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ViewSite {
-    /// Address of the host instruction, relative to the start of the code cache.
-    pub(crate) code: u32,
+    /// Offset of the host instruction in the block's code.
+    pub(crate) host: u32,
     pub(crate) state: ViewState,
 }
 
@@ -226,8 +226,8 @@ impl Builder<'_> {
     /// Notes that the next host instruction is an access that may fault, with the state in `state`.
     pub(crate) fn note_access_with(&mut self, state: ViewState) {
         if self.viewing {
-            let code = (self.code.here() - self.source.code) as u32;
-            self.built.views.push(ViewSite { code, state });
+            let host = self.code.bytes.len() as u32;
+            self.built.views.push(ViewSite { host, state });
         }
     }
 

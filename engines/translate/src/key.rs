@@ -1,0 +1,86 @@
+//! What blocks are found by.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+
+/// What identifies a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    /// Guest-physical address of the first byte.
+    pub(crate) gpa: u64,
+    /// Linear address of the page, where it is part of the code.
+    pub(crate) linear_page: u64,
+    /// The mode that the code was translated for.
+    pub(crate) mode: u32,
+    /// Guest-physical address, plus one, of the page in which the instruction ends, if that is another
+    /// one; else zero.
+    pub(crate) tail: u64,
+    /// Its memory operands may share probes.
+    pub(crate) groups: bool,
+}
+
+impl Key {
+    /// The set of the TLB that the block finds its operands in.
+    pub(crate) fn set(&self) -> usize {
+        (self.mode & 3) as usize
+    }
+
+    /// The key of what begins with the page.
+    pub(crate) fn of_page(self) -> Self {
+        Self { gpa: self.gpa & !0xfff, ..self }
+    }
+
+    /// Offset of the first byte in its page.
+    pub(crate) fn offset(&self) -> u16 {
+        (self.gpa & 0xfff) as u16
+    }
+
+    /// A hash with all bits spread.
+    pub(crate) fn hash(&self) -> u64 {
+        let mut hasher = FoldHasher::default();
+        Hash::hash(self, &mut hasher);
+        hasher.finish()
+    }
+}
+
+/// Multiplies and folds: keys are few words of well-spread addresses.
+#[derive(Debug, Default)]
+pub(crate) struct FoldHasher(u64);
+
+impl Hasher for FoldHasher {
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 32
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(u64::from(value));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_usize(&mut self, value: usize) {
+        self.write_u64(value as u64);
+    }
+}
+
+/// A map whose keys are such.
+pub(crate) type Map<K, V> = HashMap<K, V, BuildHasherDefault<FoldHasher>>;
+
+/// What is known of a place in guest code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Translated, as this block.
+    Block(u32),
+    /// Its first instruction ends in the next page: blocks are found by both pages.
+    Straddles,
+    /// Cannot be translated.
+    Never,
+}

@@ -1,0 +1,272 @@
+//! Reading the records of a block.
+
+use super::{LAST, MORE, STACKS, tag, take_byte, take_signed, take_unsigned};
+use crate::site::{GroupSite, Kind, Site};
+use crate::views::ViewState;
+
+/// What a record is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Record {
+    /// An instruction; the part is its first.
+    Instruction,
+    /// Another part of the same instruction.
+    After,
+    /// A place where the part leaves.
+    Site(Site),
+    /// An access, at a host address, to what is seen.
+    View(u64, ViewState),
+}
+
+/// The records of a block, in order.
+#[derive(Debug, Clone)]
+pub(crate) struct Records<'a> {
+    bytes: &'a [u8],
+    /// Where the part that was read last begins and ends.
+    begin: u64,
+    end: u64,
+    /// Offset in its page, and bytes, of its instruction, and whether the block goes on behind that.
+    guest: u16,
+    length: u8,
+    goes_on: bool,
+    after: bool,
+}
+
+impl<'a> Records<'a> {
+    /// The records in `bytes` of a block that begins with the instruction at the offset `guest` in its page, whose code is
+    /// at the host address `begin`.
+    pub(crate) fn new(bytes: &'a [u8], begin: u64, guest: u16) -> Self {
+        Self { bytes, begin, end: begin, guest, length: 0, goes_on: true, after: false }
+    }
+
+    /// The site with a number in the block.
+    pub(crate) fn site(self, number: usize) -> Option<Site> {
+        let sites = self.filter_map(|record| match record {
+            Record::Site(site) => Some(site),
+            _ => None,
+        });
+        { sites }.nth(number)
+    }
+
+    /// Number in the block, and the rest, of the site of the memory operand or group of them that goes on at `ready` with
+    /// what the TLB has.
+    pub(crate) fn operand_at(self, ready: u64) -> Option<(usize, Site)> {
+        let mut sites = 0;
+        for record in self {
+            let Record::Site(site) = record else { continue };
+            match site.kind {
+                Kind::Miss { ready: at, .. } | Kind::Group(GroupSite { ready: at, .. })
+                    if at == ready =>
+                {
+                    return Some((sites, site));
+                }
+                _ => sites += 1,
+            }
+        }
+        None
+    }
+
+    /// Offset in its page of the instruction that the code at a host address belongs to.
+    pub(crate) fn guest_at(mut self, pc: u64) -> Option<u16> {
+        while let Some(record) = self.next() {
+            let begins = matches!(record, Record::Instruction | Record::After);
+            if begins && (self.begin..self.end).contains(&pc) {
+                return Some(self.guest);
+            }
+        }
+        None
+    }
+
+    /// Where the guest's state is while the access at a host address to what is seen runs.
+    pub(crate) fn view_at(mut self, pc: u64) -> Option<ViewState> {
+        self.find_map(|record| match record {
+            Record::View(at, state) if at == pc => Some(state),
+            _ => None,
+        })
+    }
+
+    /// Offsets of the instructions in their page.
+    pub(crate) fn guest_offsets(mut self) -> impl Iterator<Item = u16> + 'a {
+        std::iter::from_fn(move || {
+            loop {
+                if self.next()? == Record::Instruction {
+                    return Some(self.guest);
+                }
+            }
+        })
+    }
+
+    /// Where the block's code ends.
+    pub(crate) fn end(mut self) -> u64 {
+        self.by_ref().for_each(drop);
+        self.end
+    }
+
+    /// Begins a part of so many bytes.
+    fn begin_part(&mut self, host: u32) {
+        self.begin = self.end;
+        self.end += u64::from(host);
+    }
+
+    /// Begins the part of an instruction of so many bytes.
+    fn instruction(&mut self, length: u8, host: u32, goes_on: bool) -> Record {
+        self.begin_part(host);
+        self.length = length;
+        self.after = false;
+        self.goes_on = goes_on;
+        Record::Instruction
+    }
+
+    fn next_record(&mut self) -> Option<Record> {
+        let mut goes_on = true;
+        // Where the instruction or the site is, from where it is expected.
+        let mut away = 0;
+        loop {
+            let first = take_byte(&mut self.bytes)?;
+            match first {
+                tag::ENDS => goes_on = false,
+                tag::JUMPED | tag::AWAY => away = take_signed(&mut self.bytes)? as u16,
+                tag::AFTER => {
+                    let host = take_unsigned(&mut self.bytes)?;
+                    self.begin_part(host);
+                    self.after = true;
+                    return Some(Record::After);
+                }
+                ..=tag::ANY => {
+                    let behind = u16::from(self.length);
+                    self.guest = self.guest.wrapping_add(behind).wrapping_add(away);
+                    let (length, host) = self.lengths(first)?;
+                    return Some(self.instruction(length, host, goes_on));
+                }
+                tag::VIEW..tag::ENTRY => return self.view(first),
+                _ => {
+                    let kind = self.kind(first)?;
+                    let next = if self.goes_on && !self.after { self.end } else { 0 };
+                    let offset = self.guest.wrapping_add(away);
+                    return Some(Record::Site(Site { offset, length: self.length, next, kind }));
+                }
+            }
+        }
+    }
+
+    /// Lengths of an instruction and its host code.
+    fn lengths(&mut self, first: u8) -> Option<(u8, u32)> {
+        if first < tag::LONG {
+            let first = first - tag::INSTRUCTION;
+            let length = 1 + first / tag::DIFFERENCES;
+            let difference = i64::from(first % tag::DIFFERENCES) + tag::LEAST_DIFFERENCE;
+            return Some((length, (i64::from(length) + difference) as u32));
+        }
+        let length = match first {
+            tag::ANY => take_byte(&mut self.bytes)?,
+            _ => 1 + first - tag::LONG,
+        };
+        Some((length, take_unsigned(&mut self.bytes)?))
+    }
+
+    fn view(&mut self, first: u8) -> Option<Record> {
+        let (flags, behind) = match first {
+            tag::VIEW_BEHIND.. => (first - tag::VIEW_BEHIND, take_signed(&mut self.bytes)?),
+            _ => (first - tag::VIEW, 0),
+        };
+        let [flags_kept, r10, r11] = bits(flags);
+        let at = self.since_begin()?;
+        Some(Record::View(at, ViewState { flags_kept, homes: [r10, r11], behind: behind as i16 }))
+    }
+
+    fn since_begin(&mut self) -> Option<u64> {
+        Some(self.begin + u64::from(take_unsigned(&mut self.bytes)?))
+    }
+
+    fn distance(&mut self) -> Option<u64> {
+        Some(take_unsigned(&mut self.bytes)?.into())
+    }
+
+    /// What stands in a list, or follows if that ends before.
+    fn choice(&mut self, list: &[i32], number: u8) -> Option<i32> {
+        match list.get(usize::from(number)) {
+            Some(&usual) => Some(usual),
+            None => take_signed(&mut self.bytes),
+        }
+    }
+
+    fn kind(&mut self, first: u8) -> Option<Kind> {
+        Some(match first {
+            tag::ENTRY..tag::LINK => Kind::Entry { flags_kept: first != tag::ENTRY },
+            tag::LINK..tag::INDIRECT => {
+                let (place, away) = ((first - tag::LINK) / 2, (first - tag::LINK) & 1 != 0);
+                let last = match LAST.get(usize::from(place)) {
+                    Some(&last) => last,
+                    None => self.distance()?,
+                };
+                let next = self.guest.wrapping_add(self.length.into());
+                let away = if away { take_signed(&mut self.bytes)? } else { 0 };
+                let target = next.wrapping_add(away as u16);
+                Kind::Link { patch: self.end.wrapping_sub(last), target }
+            }
+            tag::INDIRECT..tag::FAR => {
+                Kind::Indirect { stack: self.choice(&STACKS, first - tag::INDIRECT)? }
+            }
+            tag::FAR..tag::MISS => {
+                let number = first - tag::FAR;
+                let stack = self.choice(&STACKS[..2], number % 3)? as i8;
+                let last = if number < 3 { LAST[0] } else { self.distance()? };
+                let jump_patch = self.end.wrapping_sub(last);
+                let page_patch = jump_patch.wrapping_sub(self.distance()?);
+                Kind::Far { page_patch, jump_patch, target: take_signed(&mut self.bytes)?, stack }
+            }
+            tag::MISS..tag::GROUP => {
+                let [in_r11, write, flags_kept, spanned] = bits(first - tag::MISS);
+                let packed = take_byte(&mut self.bytes)?;
+                let mut retry = self.begin + u64::from(packed & MORE);
+                if packed & MORE == MORE {
+                    retry += self.distance()?;
+                }
+                let size = match packed >> 4 {
+                    MORE => take_byte(&mut self.bytes)?,
+                    code => (1 << code) as u8,
+                };
+                let ready = retry + self.distance()?;
+                Kind::Miss { in_r11, size, write, flags_kept, spanned, retry, ready }
+            }
+            tag::GROUP..tag::INTERPRET => Kind::Group(self.group(first - tag::GROUP)?),
+            tag::INTERPRET..tag::END => {
+                let [goes_on, spanned] = bits(first - tag::INTERPRET);
+                Kind::Interpret { op: take_unsigned(&mut self.bytes)?, goes_on, spanned }
+            }
+            ..tag::ENTRY | tag::END.. => return None,
+        })
+    }
+
+    fn group(&mut self, flags: u8) -> Option<GroupSite> {
+        let [write, flags_kept, has_first] = bits(flags);
+        let retry = self.since_begin()?;
+        let ready = retry + self.distance()?;
+        let patch = ready.wrapping_sub(self.distance()?);
+        let span = take_unsigned(&mut self.bytes)? as u16;
+        let first = match has_first {
+            false => None,
+            true => {
+                let packed = take_unsigned(&mut self.bytes)?;
+                let size = match packed as u8 & MORE {
+                    MORE => take_unsigned(&mut self.bytes)? as usize,
+                    code => 1 << code,
+                };
+                Some(((packed >> 4) as i32, size))
+            }
+        };
+        Some(GroupSite { first, patch, span, write, flags_kept, retry, ready })
+    }
+}
+
+impl Iterator for Records<'_> {
+    type Item = Record;
+
+    #[inline]
+    fn next(&mut self) -> Option<Record> {
+        self.next_record()
+    }
+}
+
+fn bits<const N: usize>(bits: u8) -> [bool; N] {
+    std::array::from_fn(|number| bits >> number & 1 != 0)
+}
