@@ -150,6 +150,7 @@ impl Translator {
         }
         // Code that says where to go on writes the lower half only.
         head.slots.found = arena.start() as u64;
+        head.slots.upper_half = arena.start() as u64 >> 32 << 32;
         head.slots.frame.recover = stubs.fault as usize;
         #[expect(unsafe_code, reason = "faults of generated code come back through its frame")]
         // SAFETY: the frame lies in the head, which outlives the guard (fields are dropped in order)

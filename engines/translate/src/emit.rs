@@ -47,15 +47,30 @@ pub(crate) struct Code {
     encoder: Encoder,
     /// Where the last jumps off the straight path are, and where they lead: see [`Code::jump_by_way`].
     ways: VecDeque<(u64, u64)>,
+    /// The last places that name a window and go to a stub, with both.
+    named_windows: VecDeque<(u64, u32, u64)>,
 }
 
 /// How many jumps are kept in mind for others to lead to: as many as a short jump reaches.
 const WAYS: usize = 16;
+/// How many places that name windows are: as many as there are stubs in use at a time.
+const NAMED_WINDOWS: usize = 32;
+/// How far the index of an entry in the first level of the TLB reaches in its register, in bits; above it, there is room
+/// for where to go on in a window of the code.
+pub(crate) const INDEX_BITS: u32 = 15;
+/// Bytes of a window.
+const WINDOW: u32 = 1 << (32 - INDEX_BITS);
 
 impl Code {
     pub(crate) fn new() -> Self {
         let bytes = Vec::with_capacity(4096);
-        Self { bytes, base: 0, encoder: Encoder::new(64), ways: VecDeque::new() }
+        Self {
+            bytes,
+            base: 0,
+            encoder: Encoder::new(64),
+            ways: VecDeque::new(),
+            named_windows: VecDeque::new(),
+        }
     }
 
     /// Starts anew for code that will run at `base`.
@@ -64,6 +79,7 @@ impl Code {
         self.base = base;
         // What was generated for this place before is not there.
         self.ways.retain(|&(at, _)| at < base);
+        self.named_windows.retain(|&(at, ..)| at < base);
     }
 
     /// Where the next byte will be.
@@ -324,6 +340,26 @@ impl Code {
         }
         self.ways.push_back((here, target));
         self.jump(target);
+    }
+
+    /// Goes to a stub off the straight path, which then goes on at `ready`: adds that place in its window to the index in a
+    /// register, and has the window named where it was last or, if that is another one, here.
+    pub(crate) fn jump_to_go_on(&mut self, index: u8, stub: u64, ready: u64) {
+        let (window, place) = (ready as u32 & !(WINDOW - 1), ready as u32 & (WINDOW - 1));
+        self.lea(index, Mem::Base(index, (place << INDEX_BITS) as i32));
+        let named =
+            self.named_windows.iter().find(|&&(_, named, to)| (named, to) == (window, stub));
+        if let Some(&(at, ..)) = named {
+            return self.jump_by_way(at);
+        }
+        if self.named_windows.len() == NAMED_WINDOWS {
+            self.named_windows.pop_front();
+        }
+        self.named_windows.push_back((self.here(), window, stub));
+        // mov dword ptr [window], imm32
+        self.op(false, &[0xc7], 0, Mem::Gs(layout::WINDOW));
+        self.raw(&window.to_le_bytes());
+        self.jump_by_way(stub);
     }
 
     /// `jcc target`; returns the address of the displacement.

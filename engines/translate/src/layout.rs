@@ -41,6 +41,9 @@ pub(crate) struct Slots {
     pub(crate) waiting: u64,
     /// Where code that looks into the second level of a cache goes on.
     pub(crate) found: u64,
+    /// The lower half of the address of the window of the code in which that is, and the upper half of all code.
+    pub(crate) window: u64,
+    pub(crate) upper_half: u64,
     /// Number of the exit taken.
     pub(crate) site: u64,
     /// Linear address of the page that position-independent code runs in.
@@ -92,6 +95,8 @@ slot!(SAVED_RCX, saved_rcx);
 slot!(SPILLED_RAX, spilled_rax);
 slot!(WAITING, waiting);
 slot!(FOUND, found);
+slot!(WINDOW, window);
+slot!(UPPER_HALF, upper_half);
 slot!(SITE, site);
 slot!(CODE_BASE, code_base);
 slot!(POINTERS, pointers);

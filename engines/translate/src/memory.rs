@@ -217,7 +217,10 @@ impl Builder<'_> {
         self.code.cmp(first, 0x1000 - size as i32);
         let miss = self.code.jump_if(7, 0);
         match check.group {
-            Some(_) => self.code.op(true, &[0x03], first, Mem::GsBase(second, cache + 8)),
+            Some(_) => {
+                self.code.op(true, &[0x03], first, Mem::GsBase(second, cache + 8));
+                debug_assert_eq!(self.code.here() - miss, second::LIMIT - 4 - 2);
+            }
             None => self.code.load(second, Mem::GsBase(second, cache + 8)),
         }
         self.end_check(first, cache, None, [miss, retry], check);
@@ -245,9 +248,9 @@ impl Builder<'_> {
                 let (size, spanned) = (size as u8, self.plan.spans(self.index));
                 Kind::Miss { in_r11, size, write, flags_kept, spanned, retry, ready }
             }
-            Some(PageGroup { first, span, .. }) => {
-                let (patch, span) = (miss, span as u16);
-                let group = GroupSite { first, patch, span, write, flags_kept, retry, ready };
+            Some(PageGroup { first, .. }) => {
+                let patch = miss;
+                let group = GroupSite { first, patch, write, flags_kept, retry, ready };
                 Kind::Group(group)
             }
         };
@@ -266,22 +269,21 @@ impl Builder<'_> {
             Some(_) => Some(stubs.group(set, check.write, false)),
             None => stubs.operand(set, check.write, in_r11, check.size),
         };
-        if let Some(linear) = known {
-            self.code.constant(first, linear);
-        }
-        let Some(stub) = stub else {
-            if known.is_none() {
-                // The address again.
-                self.code.op(true, &[0x33], first, Mem::GsBase(second, cache));
+        match (stub, known) {
+            (Some(stub), None) => self.code.jump_to_go_on(second, stub.packed, ready),
+            (Some(stub), Some(linear)) => {
+                self.code.constant(first, linear);
+                self.code.note_found(ready);
+                self.code.jump_by_way(stub.known);
             }
-            return self.leave_with_scratch(site);
-        };
-        let way = if known.is_some() { stub.known } else { stub.probed };
-        if check.group.is_none() {
-            self.code.note_found(ready);
-            return self.code.jump_by_way(way);
+            (None, known) => {
+                match known {
+                    Some(linear) => self.code.constant(first, linear),
+                    // The address again.
+                    None => self.code.op(true, &[0x33], first, Mem::GsBase(second, cache)),
+                }
+                self.leave_with_scratch(site);
+            }
         }
-        let descriptor = second::Descriptor { size: check.size, ready, apart: None };
-        descriptor.lead_to(self.code, way);
     }
 }

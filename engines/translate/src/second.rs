@@ -4,7 +4,7 @@
 //! in the second. A look costs some 30 cycles; an exit, some hundreds. What is found is copied to the first
 //! level: its slot there was used when the entry was made, so whoever empties the first level knows it.
 
-use crate::emit::{Code, Mem, reg};
+use crate::emit::{Code, INDEX_BITS, Mem, reg};
 use crate::layout::{self, SetLayout};
 use ambos_interpret::mmu::{
     JUMP_SPREAD_SHIFT, JUMPS, PAGE_SPREAD_SHIFT, SECOND_JUMPS, SETS, SPREAD,
@@ -25,26 +25,29 @@ pub(crate) const OPEN: u32 = ((JUMPS - 1) << 4) as u32;
 /// Operand sizes that have stubs: powers of two up to 64.
 const SIZES: usize = 7;
 
-/// What the stub for a group of operands is to know, in the code cache.
+/// How far before the place where a probe for a group goes on it says how far in a page the group may begin: the operand
+/// of its comparison, before a jump and an addition.
+pub(crate) const LIMIT: u64 = 4 + 6 + 8;
+
+/// Where to go on with a group that has been found not to lie in one page before.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Descriptor {
-    /// Bytes that the group spans.
-    pub(crate) size: usize,
-    /// Where to go on with its host address.
+    /// With the host address of one that does.
     pub(crate) ready: u64,
-    /// Where to go on if it does not lie in one page: else the stub leaves then.
-    pub(crate) apart: Option<u64>,
+    /// With one that does not.
+    pub(crate) apart: u64,
 }
 
 impl Descriptor {
-    const READY: i32 = 2;
-    const APART: i32 = 6;
+    const READY: i32 = 0;
+    const APART: i32 = 4;
 
-    /// How far in a page the group may begin, and the lower halves of the addresses.
-    pub(crate) fn bytes(self) -> Vec<u8> {
-        let mut bytes = (0x1000 - self.size as u16).to_le_bytes().to_vec();
-        for address in [self.ready].into_iter().chain(self.apart) {
-            bytes.extend((address as u32).to_le_bytes());
+    /// The distances from the descriptor's own address.
+    pub(crate) fn bytes(self, at: u64) -> [u8; 8] {
+        let mut bytes = [0; 8];
+        for (place, address) in [(Self::READY, self.ready), (Self::APART, self.apart)] {
+            let distance = address.wrapping_sub(at) as i32;
+            bytes[place as usize..][..4].copy_from_slice(&distance.to_le_bytes());
         }
         bytes
     }
@@ -54,18 +57,21 @@ impl Descriptor {
         code.note_found(0);
         let noted = code.bytes.len();
         code.jump_by_way(stub);
-        let here = code.here() as u32;
-        code.bytes[noted - 4..noted].copy_from_slice(&here.to_le_bytes());
-        code.raw(&self.bytes());
+        let here = code.here();
+        code.bytes[noted - 4..noted].copy_from_slice(&(here as u32).to_le_bytes());
+        code.raw(&self.bytes(here));
     }
 }
 
 /// The ways into a stub that looks for an operand.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct OperandStub {
-    /// With what the probe of the first level has left in both registers.
+    /// With what the probe of the first level has left in both registers, and where to go on in the upper bits of the index
+    /// and [`layout::WINDOW`].
+    pub(crate) packed: u64,
+    /// With what the probe has left, and where to go on in [`layout::FOUND`].
     pub(crate) probed: u64,
-    /// With the linear address.
+    /// With the linear address, of a group one that is known to lie in one page.
     pub(crate) known: u64,
 }
 
@@ -121,8 +127,8 @@ impl SecondLevel {
         Self { operands, groups, jumps, barred }
     }
 
-    /// The stub for memory operands of these properties: it wants the linear address in R10 or, if `in_r11`, R11, and in
-    /// [`layout::FOUND`] the place to go on at. `None` if there is none for the size.
+    /// The stub for memory operands of these properties: it wants the linear address in R10 or, if `in_r11`, R11. `None` if
+    /// there is none for the size.
     pub(crate) fn operand(
         &self,
         set: usize,
@@ -137,9 +143,8 @@ impl SecondLevel {
         sizes.get(size.trailing_zeros() as usize).copied()
     }
 
-    /// The stub for groups of operands: it wants the linear address of the first byte in R10 and in [`layout::FOUND`] the
-    /// address of a [`Descriptor`], and leaves the host address in R10. `leads` if the descriptor says where to go on with
-    /// a group that does not lie in one page.
+    /// The stub for groups of operands: it wants the linear address of the first byte in R10, and leaves the host address
+    /// there. If `leads`, the place to go on at is that of a [`Descriptor`].
     pub(crate) fn group(&self, set: usize, write: bool, leads: bool) -> OperandStub {
         self.groups[set][usize::from(write)][usize::from(leads)]
     }
@@ -172,13 +177,25 @@ fn operand(
         Form::Operand(size) => size,
         Form::Group { .. } => 1,
     };
+    let packed = code.here();
+    code.store(Mem::Gs(layout::SPILLED_RAX), reg::RAX);
+    // mov eax, second; shr eax, INDEX_BITS
+    code.raw(&[0x44, 0x89, 0xc0 | (second & 7) << 3, 0xc1, 0xe8, INDEX_BITS as u8]);
+    // add eax, dword ptr [window]
+    code.op(false, &[0x03], reg::RAX, Mem::Gs(layout::WINDOW));
+    // add rax, [upper half]
+    code.op(true, &[0x03], reg::RAX, Mem::Gs(layout::UPPER_HALF));
+    code.store(Mem::Gs(layout::FOUND), reg::RAX);
+    code.load(reg::RAX, Mem::Gs(layout::SPILLED_RAX));
+    debug_assert!(masks[0] >> INDEX_BITS == 0, "an index leaves the upper bits alone");
+    code.and32(second, masks[0]);
     let probed = code.here();
     // The address again: xor first, [key]
     code.op(true, &[0x33], first, Mem::GsBase(second, first_level));
-    let known = code.here();
     if let Form::Group { leads } = form {
-        read_descriptor(code, first, second, leads, exit);
+        look_at_limit(code, first, second, leads, exit);
     }
+    let known = code.here();
     code.rorx(second, first, 12);
     code.imul(second, SPREAD);
     code.shr(second, PAGE_SPREAD_SHIFT as u8 - 4);
@@ -208,30 +225,34 @@ fn operand(
     code.op(true, &[0x33], first, Mem::GsBase(second, cache));
     code.note_site(MISS);
     code.jump(exit);
-    OperandStub { probed, known }
+    OperandStub { packed, probed, known }
 }
 
-/// Notes where to go on after the group at the linear address in `first`, whose descriptor was noted there; leaves, or
-/// goes on elsewhere, if that does not lie in one page.
-fn read_descriptor(code: &mut Code, first: u8, second: u8, leads: bool, exit: u64) {
-    code.load(second, Mem::Gs(layout::FOUND));
+/// Leaves, or goes on elsewhere, if the group at the linear address in `first` does not lie in one page.
+fn look_at_limit(code: &mut Code, first: u8, second: u8, leads: bool, exit: u64) {
     code.store(Mem::Gs(layout::SPILLED_RAX), reg::RAX);
-    // mov eax, dword ptr [ready]
-    code.op(false, &[0x8b], reg::RAX, Mem::Base(second, Descriptor::READY));
-    // mov dword ptr [found], eax
-    code.op(false, &[0x89], reg::RAX, Mem::Gs(layout::FOUND));
-    code.copy(reg::RAX, first);
-    code.and32(reg::RAX, 0xfff);
-    // cmp ax, word ptr [limit]
-    code.raw(&[0x66]);
-    code.op(false, &[0x3b], reg::RAX, Mem::Base(second, 0));
+    code.store(Mem::Gs(layout::SAVED_RCX), reg::RCX);
+    if leads {
+        code.load(second, Mem::Gs(layout::FOUND));
+        // movsxd rax, dword ptr [ready]
+        code.op(true, &[0x63], reg::RAX, Mem::Base(second, Descriptor::READY));
+        code.lea(reg::RAX, Mem::Sum(reg::RAX, second));
+        code.store(Mem::Gs(layout::FOUND), reg::RAX);
+    } else {
+        code.load(reg::RAX, Mem::Gs(layout::FOUND));
+    }
+    code.copy(reg::RCX, first);
+    code.and32(reg::RCX, 0xfff);
+    // cmp ecx, dword ptr [limit]
+    code.op(false, &[0x3b], reg::RCX, Mem::Base(reg::RAX, -(LIMIT as i32)));
+    code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
     let inside = code.short_jump_if(6);
     if leads {
-        code.op(false, &[0x8b], reg::RAX, Mem::Base(second, Descriptor::APART));
-        code.op(false, &[0x89], reg::RAX, Mem::Gs(layout::FOUND));
+        code.op(true, &[0x63], reg::RAX, Mem::Base(second, Descriptor::APART));
+        code.lea(second, Mem::Sum(reg::RAX, second));
         code.load(reg::RAX, Mem::Gs(layout::SPILLED_RAX));
-        // jmp [found]
-        code.op(false, &[0xff], 4, Mem::Gs(layout::FOUND));
+        // jmp second
+        code.raw(&[0x41, 0xff, 0xe0 | second & 7]);
     } else {
         code.load(reg::RAX, Mem::Gs(layout::SPILLED_RAX));
         code.note_site(APART);
@@ -285,15 +306,15 @@ mod tests {
         let (at, ready, apart) = (0x7000_0000_1000, 0x7000_0000_0123, 0x7000_0100_0000_u64);
         let mut code = Code::new();
         code.start(at);
-        let descriptor = Descriptor { size: 0x18, ready, apart: Some(apart) };
-        descriptor.lead_to(&mut code, at - 0x1000);
-        let bytes = descriptor.bytes();
-        let start = code.bytes.len() - bytes.len();
-        assert_eq!(code.bytes[start..], bytes);
+        Descriptor { ready, apart }.lead_to(&mut code, at - 0x1000);
+        let start = code.bytes.len() - 8;
         let word = |at: usize| u32::from_le_bytes(code.bytes[at..at + 4].try_into().unwrap());
-        assert_eq!(word(start - 5 - 4), at as u32 + start as u32);
-        assert_eq!(u16::from_le_bytes([bytes[0], bytes[1]]), 0xfe8);
-        assert_eq!(word(start + Descriptor::READY as usize), ready as u32);
-        assert_eq!(word(start + Descriptor::APART as usize), apart as u32);
+        let descriptor = at + start as u64;
+        assert_eq!(word(start - 5 - 4), descriptor as u32);
+        let leads_to = |place: i32| {
+            descriptor.wrapping_add_signed(i64::from(word(start + place as usize) as i32))
+        };
+        assert_eq!(leads_to(Descriptor::READY), ready);
+        assert_eq!(leads_to(Descriptor::APART), apart);
     }
 }

@@ -71,8 +71,6 @@ pub(crate) struct GroupSite {
     pub(crate) first: Option<(i32, usize)>,
     /// Address of the displacement of the jump that is taken if the probe fails.
     pub(crate) patch: u64,
-    /// Bytes that it spans.
-    pub(crate) span: u16,
     /// Some are written.
     pub(crate) write: bool,
     /// The flags are those that were kept in memory.

@@ -116,8 +116,7 @@ impl Translator {
         };
         if way != start {
             let stub = self.stubs.second.group(self.head.cpu.mmu_index, group.write, true).probed;
-            let (size, ready, apart) = (group.span.into(), group.ready, Some(start));
-            Descriptor { size, ready, apart }.lead_to(code, stub);
+            Descriptor { ready: group.ready, apart: start }.lead_to(code, stub);
         }
         if self.arena.push(Region::Cold, &code.bytes).is_none() {
             self.flush();

@@ -242,7 +242,6 @@ impl<'a> Records<'a> {
         let retry = self.since_begin()?;
         let ready = retry + self.distance()?;
         let patch = ready.wrapping_sub(self.distance()?);
-        let span = take_unsigned(&mut self.bytes)? as u16;
         let first = match has_first {
             false => None,
             true => {
@@ -254,7 +253,7 @@ impl<'a> Records<'a> {
                 Some(((packed >> 4) as i32, size))
             }
         };
-        Some(GroupSite { first, patch, span, write, flags_kept, retry, ready })
+        Some(GroupSite { first, patch, write, flags_kept, retry, ready })
     }
 }
 

@@ -119,8 +119,7 @@ fn kind(random: &mut Random, (begin, end): (u64, u64), part: Part) -> Kind {
             let offset = random.below(0x1000) as i32;
             let first = third.then_some((offset, random.pick(&[size.into(), 512, 0x8000])));
             let patch = within(random, (retry, ready));
-            let span = random.below(0x1000) as u16;
-            Kind::Group(GroupSite { first, patch, span, write, flags_kept, retry, ready })
+            Kind::Group(GroupSite { first, patch, write, flags_kept, retry, ready })
         }
         _ => Kind::Interpret { op: random.next() as u32, goes_on: third, spanned: fourth },
     }

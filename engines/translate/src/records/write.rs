@@ -161,12 +161,11 @@ impl Writer<'_> {
     }
 
     fn group(&mut self, group: &GroupSite) {
-        let &GroupSite { first, patch, span, write, flags_kept, retry, ready } = group;
+        let &GroupSite { first, patch, write, flags_kept, retry, ready } = group;
         self.bytes.push(tag::GROUP + bits([write, flags_kept, first.is_some()]));
         self.distance(self.begin, retry);
         self.distance(retry, ready);
         self.distance(patch, ready);
-        self.unsigned(span.into());
         if let Some((offset, size)) = first {
             let code = size_code(size);
             self.unsigned((offset as u32) << 4 | u32::from(code));
