@@ -575,11 +575,19 @@ impl Builder<'_> {
         std::mem::swap(&mut self.code, &mut self.cold);
         self.cold_head();
         let colds = std::mem::take(&mut self.colds);
+        let mut last_leave = None;
         for &Cold { displacement, site, kind } in &colds {
             let here = self.code.here();
+            if let (ColdKind::Leave, Some((same, at))) = (kind, last_leave)
+                && same == site
+            {
+                self.cold.bind(displacement, at);
+                continue;
+            }
             self.cold.bind(displacement, here);
             match kind {
                 ColdKind::Leave => {
+                    last_leave = Some((site, here));
                     self.code.constant(reg::R11, site.into());
                     self.code.jump_by_way(self.stubs.exit_at);
                 }

@@ -191,7 +191,11 @@ impl Translator {
     /// What the translator did so far.
     pub fn statistics(&self) -> Statistics {
         let detours = self.detours.capacity() * (size_of::<u32>() + 1);
-        Statistics { table_bytes: (self.cache.size() + detours) as u64, ..self.statistics }
+        Statistics {
+            code_bytes: Region::ALL.map(|region| self.arena.used(region) as u64).iter().sum(),
+            table_bytes: (self.cache.size() + detours) as u64,
+            ..self.statistics
+        }
     }
 
     /// The mode that code is translated for, or `None` where it is not translated.

@@ -40,8 +40,8 @@ pub(crate) fn load_kept(code: &mut Code, scratch: Option<u8>) {
         Some(scratch) => code.copy(scratch, reg::RAX),
         None => code.store(Mem::Gs(layout::SAVED_RAX), reg::RAX),
     }
-    code.load(reg::RAX, Mem::Gs(layout::KEPT_FLAGS));
-    // add al, 127; sahf
+    // mov eax, [kept]; add al, 127; sahf
+    code.op(false, &[0x8b], reg::RAX, Mem::Gs(layout::KEPT_FLAGS));
     code.raw(&[0x04, 127, 0x9e]);
     match scratch {
         Some(scratch) => code.copy(reg::RAX, scratch),
@@ -59,7 +59,8 @@ impl Builder<'_> {
             self.code.copy(scratch, reg::RAX);
             // lahf; seto al
             self.code.raw(&[0x9f, 0x0f, 0x90, 0xc0]);
-            self.code.store(Mem::Gs(layout::KEPT_FLAGS), reg::RAX);
+            // mov [kept], eax
+            self.code.op(false, &[0x89], reg::RAX, Mem::Gs(layout::KEPT_FLAGS));
             self.code.copy(reg::RAX, scratch);
         }
         self.flags = FlagsIn::Memory;

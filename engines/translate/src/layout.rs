@@ -29,7 +29,8 @@ pub(crate) struct Slots {
     pub(crate) scratch: [u64; 2],
     /// Arithmetic flags at an exit and at an entry: OF in bit 0, the others as LAHF has them.
     pub(crate) flags: u64,
-    /// The guest's arithmetic flags while the host's are used for something else, as in `flags`.
+    /// The guest's arithmetic flags while the host's are used for something else, as in `flags`. What is above
+    /// its 32 bits is zero, and what is above its lower 16 means nothing.
     pub(crate) kept_flags: u64,
     /// The guest's RAX while the host's holds flags.
     pub(crate) saved_rax: u64,

@@ -8,6 +8,7 @@ pub struct Statistics {
     pub instructions: u64,
     pub guest_bytes: u64,
     pub host_bytes: u64,
+    pub code_bytes: u64,
     pub table_bytes: u64,
     pub interpreted_sites: u64,
     pub probes: u64,
@@ -33,12 +34,13 @@ pub struct Statistics {
 
 impl Statistics {
     /// The counters with English labels, in the order of a report.
-    pub fn table(&self) -> [(&'static str, u64); 25] {
+    pub fn table(&self) -> [(&'static str, u64); 26] {
         [
             ("blocks translated", self.blocks),
             ("guest instructions translated", self.instructions),
             ("bytes of guest code translated", self.guest_bytes),
             ("bytes of host code generated", self.host_bytes),
+            ("bytes of the code cache in use", self.code_bytes),
             ("bytes of side tables of the code that is kept", self.table_bytes),
             ("instructions left to the interpreter in translated blocks", self.interpreted_sites),
             ("probes of the TLB generated", self.probes),

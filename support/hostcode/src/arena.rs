@@ -51,6 +51,8 @@ pub struct Arena {
     large: [usize; 2],
 }
 
+/// What hot code is aligned to. Where there are many short pieces of code, more is mostly padding.
+const ALIGNMENT: usize = 4;
 /// Bytes of a large page of the host.
 const LARGE_PAGE: usize = 2 << 20;
 
@@ -135,7 +137,7 @@ impl Arena {
     fn start_of_next(&self, region: Region) -> usize {
         let used = self.used[region as usize];
         match region {
-            Region::Hot => used.next_multiple_of(16),
+            Region::Hot => used.next_multiple_of(ALIGNMENT),
             Region::Cold => used,
         }
     }
