@@ -94,10 +94,10 @@ impl XenVcpu {
         cpu: &mut dyn GuestCpu,
         root: u64,
     ) -> Result<(), Errno> {
-        let domain = std::sync::Arc::clone(&self.domain);
+        let domain = &self.domain;
         let mut pages = domain.pages(cpu);
         if root != self.kernel_root {
-            let mut forget = Shootdown { domain: &domain, own: self.id, cpu: &mut *cpu };
+            let mut forget = Shootdown { domain, own: self.id, cpu: &mut *cpu };
             pages.take(root, Use::Table(4), &mut forget)?;
             let old = std::mem::replace(&mut self.kernel_root, root);
             pages.give(old);

@@ -32,14 +32,26 @@ fn register(instruction: &Instruction, operand: u32) -> usize {
 }
 
 impl XenVcpu {
-    fn decode(cpu: &mut dyn GuestCpu, skip: u64) -> Option<Instruction> {
-        let mut bytes = [0; 15];
+    /// Reads the guest's code from the instruction pointer on, as far as it is there; returns how many bytes that are.
+    fn code_bytes(cpu: &mut dyn GuestCpu, data: &mut [u8]) -> usize {
+        let base = if cpu.is_64bit() { 0 } else { cpu.segment(SegmentName::Cs).base };
+        let linear = base.wrapping_add(cpu.rip());
+        // The instruction was fetched, so its page can be read; and that it can is what a TLB knows.
+        let first = data.len().min(0x1000 - (linear & 0xfff) as usize);
+        if cpu.read(linear, &mut data[..first]).is_err() {
+            return cpu.fetch(linear, data);
+        }
+        first + cpu.fetch(linear.wrapping_add(first as u64), &mut data[first..])
+    }
+
+    fn decode(cpu: &mut dyn GuestCpu, skip: usize) -> Option<Instruction> {
+        let mut bytes = [0; 15 + FORCED_EMULATION_PREFIX.len()];
+        let length = Self::code_bytes(cpu, &mut bytes[..15 + skip]);
         let long = cpu.is_64bit();
-        let base = if long { 0 } else { cpu.segment(SegmentName::Cs).base };
-        let rip = cpu.rip().wrapping_add(skip);
-        let length = cpu.fetch(base.wrapping_add(rip), &mut bytes);
+        let rip = cpu.rip().wrapping_add(skip as u64);
         let bits = if long { 64 } else { 32 };
-        let mut decoder = Decoder::with_ip(bits, &bytes[..length], rip, DecoderOptions::NONE);
+        let mut decoder =
+            Decoder::with_ip(bits, bytes[..length].get(skip..)?, rip, DecoderOptions::NONE);
         let instruction = decoder.decode();
         (!instruction.is_invalid()).then_some(instruction)
     }
@@ -115,13 +127,12 @@ impl XenVcpu {
 
     /// Emulates CPUID behind the prefix that asks Xen for it; `None` if the instruction is another one.
     pub(crate) fn emulate_forced(&mut self, cpu: &mut dyn GuestCpu) -> Option<Flow> {
-        let mut prefix = [0; 5];
-        let base = if cpu.is_64bit() { 0 } else { cpu.segment(SegmentName::Cs).base };
-        let length = cpu.fetch(base.wrapping_add(cpu.rip()), &mut prefix);
+        let mut prefix = [0; FORCED_EMULATION_PREFIX.len()];
+        let length = Self::code_bytes(cpu, &mut prefix);
         if prefix[..length] != FORCED_EMULATION_PREFIX {
             return None;
         }
-        let instruction = Self::decode(cpu, 5)?;
+        let instruction = Self::decode(cpu, prefix.len())?;
         if instruction.mnemonic() != Mnemonic::Cpuid {
             return None;
         }

@@ -55,3 +55,21 @@ fn of_efer_only_what_means_nothing_here_can_be_changed() {
     }
     assert_eq!(guest.cpu.state.control.efer, before ^ Efer::AUTOIBRS.bits());
 }
+
+#[test]
+fn instructions_are_read_as_far_as_there_is_code() {
+    const CLI: u8 = 0xfa;
+    // The last page that is there, and one in between.
+    let last = WINDOW + (Guest::new().domain.layout.guest_frames << 12);
+    for (end, code) in [(last, &[CLI][..]), (WINDOW + 0x3002, &FORCED), (last, &FORCED)] {
+        let mut guest = Guest::new();
+        let at = end - code.len() as u64;
+        guest.vcpu.iopl = 1 << 12;
+        guest.cpu.write(at, code).unwrap();
+        guest.cpu.state.rip = at;
+        let vector = if code == FORCED { Vector::InvalidOpcode } else { Vector::GeneralProtection };
+        let exception = Exception { vector, error: 0, address: 0 };
+        let resume = guest.vcpu.trap(&mut guest.cpu, Trap::Exception(exception));
+        assert_eq!((resume, guest.cpu.state.rip), (Resume::Run, end), "{code:x?}");
+    }
+}

@@ -87,13 +87,8 @@ pub(super) fn report(cpu: &mut dyn GuestCpu, done_at: u64, done: u64) -> Result<
     bytes::write(cpu, done_at, &(done as u32).to_le_bytes())
 }
 
-fn update(
-    vcpu: &mut XenVcpu,
-    cpu: &mut dyn GuestCpu,
-    target: u64,
-    value: u64,
-) -> Result<(), Errno> {
-    let domain = std::sync::Arc::clone(&vcpu.domain);
+fn update(vcpu: &XenVcpu, cpu: &mut dyn GuestCpu, target: u64, value: u64) -> Result<(), Errno> {
+    let domain = &*vcpu.domain;
     let command = target & 7;
     let at = target & !7;
     let mode = match command {
@@ -110,6 +105,6 @@ fn update(
         _ => return Err(Errno::ENOSYS),
     };
     let mut pages = domain.pages(cpu);
-    let mut forget = Shootdown { domain: &domain, own: vcpu.id, cpu: &mut *cpu };
+    let mut forget = Shootdown { domain, own: vcpu.id, cpu: &mut *cpu };
     pages.update(at, value, mode, &mut forget)
 }

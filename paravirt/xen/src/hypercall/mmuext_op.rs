@@ -52,14 +52,14 @@ impl XenVcpu {
     fn extended(&mut self, cpu: &mut dyn GuestCpu, operation: &[u8]) -> Result<(), Errno> {
         let command = bytes::u32_at(operation, 0);
         let (first, second) = (bytes::u64_at(operation, 8), bytes::u64_at(operation, 16));
-        let domain = Arc::clone(&self.domain);
         match command {
             ext::PIN_L1_TABLE..=ext::PIN_L4_TABLE => {
+                let domain = &self.domain;
                 let mut pages = domain.pages(cpu);
-                let mut forget = Shootdown { domain: &domain, own: self.id, cpu: &mut *cpu };
+                let mut forget = Shootdown { domain, own: self.id, cpu: &mut *cpu };
                 pages.pin(first, (command - ext::PIN_L1_TABLE) as u8 + 1, &mut forget)
             }
-            ext::UNPIN_TABLE => domain.pages(cpu).unpin(first),
+            ext::UNPIN_TABLE => self.domain.pages(cpu).unpin(first),
             ext::NEW_BASEPTR => {
                 self.ledger().count(Intercept::Privileged(Privileged::AddressSpaceSwitch));
                 self.new_kernel_root(cpu, first)
@@ -107,11 +107,11 @@ impl XenVcpu {
     }
 
     fn new_user_root(&mut self, cpu: &mut dyn GuestCpu, root: u64) -> Result<(), Errno> {
-        let domain = Arc::clone(&self.domain);
+        let domain = &self.domain;
         let mut pages = domain.pages(cpu);
         if root != self.user_root {
             if root != 0 {
-                let mut forget = Shootdown { domain: &domain, own: self.id, cpu: &mut *cpu };
+                let mut forget = Shootdown { domain, own: self.id, cpu: &mut *cpu };
                 pages.take(root, Use::Table(4), &mut forget)?;
             }
             let old = std::mem::replace(&mut self.user_root, root);

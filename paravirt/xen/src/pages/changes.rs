@@ -11,6 +11,7 @@
 //! all address spaces together as well, because tables that are tables no more are not followed up.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// Top-level tables that are followed up for one table.
 const ROOTS: usize = 4;
@@ -97,6 +98,29 @@ impl Restrictions {
     }
 }
 
+/// Hashes frames. A guest that makes its own collisions waits for what it asked for; it has but its own frames for that.
+#[derive(Debug, Default)]
+struct FrameHasher(u64);
+
+impl Hasher for FrameHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        // Tables look at both ends of the hash; the low one must not be that of the number.
+        let product = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = product.rotate_left(32);
+    }
+}
+
+/// Something by frames.
+type ByFrame<T> = HashMap<u64, T, BuildHasherDefault<FrameHasher>>;
+
 /// What was restricted, and where it matters.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
@@ -107,10 +131,10 @@ pub(super) struct Changes {
     /// What matters to the upper half of any address space, besides.
     upper: Restrictions,
     /// What matters to the address space of a top-level table.
-    of_root: HashMap<u64, Restrictions>,
+    of_root: ByFrame<Restrictions>,
     /// The addresses of the entries that link a table. Once there are too many they stay so until it is a
     /// table no more.
-    parents: HashMap<u64, Reached<u64, PARENTS>>,
+    parents: ByFrame<Reached<u64, PARENTS>>,
     /// The answer for the table that was asked for last: changes of one table come together.
     last: Option<(u64, Reached<Root, ROOTS>)>,
 }

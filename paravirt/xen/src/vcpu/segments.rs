@@ -109,6 +109,9 @@ impl XenVcpu {
 
     /// Forgets which frames the local table lies in: they are looked up when they are needed.
     pub(crate) fn drop_local(&mut self, cpu: &mut dyn GuestCpu) {
+        if self.ldt.1 == 0 {
+            return;
+        }
         let domain = std::sync::Arc::clone(&self.domain);
         let mut mapped = Vec::new();
         for page in LOCAL..2 * LOCAL {

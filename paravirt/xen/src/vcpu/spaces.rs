@@ -57,7 +57,16 @@ impl Spaces {
 
     /// Forgets what is wrong of what is cached of `root`.
     pub(crate) fn renew(&mut self, cpu: &mut dyn GuestCpu, root: u64, pages: &Pages) {
-        let known = self.find(root).and_then(|index| {
+        let epoch = pages.epoch(root);
+        let found = self.find(root);
+        self.switches += 1;
+        if let Some(slot) = found.map(|index| &mut self.slots[index])
+            && slot.epoch == epoch
+        {
+            slot.used = self.switches;
+            return;
+        }
+        let known = found.and_then(|index| {
             pages.stale(root, self.slots[index].epoch).map(|stale| (index, stale))
         });
         let (index, mut stale) = known.unwrap_or_else(|| {
@@ -90,9 +99,8 @@ impl Spaces {
         for linear in one_by_one {
             cpu.flush_page_of(number, linear);
         }
-        self.switches += 1;
         let slot = &mut self.slots[index];
-        (slot.root, slot.epoch, slot.used) = (root, pages.epoch(root), self.switches);
+        (slot.root, slot.epoch, slot.used) = (root, epoch, self.switches);
     }
 
     /// Whether `root` has a number.

@@ -90,6 +90,7 @@ impl XenVcpu {
         let frames: Vec<u64> =
             (0..frames).map(|index| word(context::GDT_FRAMES + index * 8)).collect();
         self.set_gdt(cpu, &frames, word(context::GDT_ENTRIES))?;
+        self.drop_local(cpu);
         self.ldt = (word(context::LDT_BASE), word(context::LDT_ENTRIES).min(8192) as u32);
         self.kernel_stack =
             (word(context::KERNEL_STACK) as u16 | 3, word(context::KERNEL_STACK + 8));
@@ -131,5 +132,35 @@ impl XenVcpu {
         let pages = domain.pages(cpu);
         self.spaces.enter(cpu, root, &pages);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Guest, TABLES, WINDOW};
+    use ambos_x86::paging::PRESENT;
+    use ambos_xen_abi::Hypercall;
+
+    #[test]
+    fn a_new_state_holds_no_frames_of_the_local_table_before() {
+        let mut guest = Guest::new();
+        let table = WINDOW + 0x5000;
+        let read_only = guest.frame(5) << 12 | PRESENT;
+        assert_eq!(guest.call(Hypercall::UpdateVaMapping, &[table, read_only, 0]), 0);
+        guest.vcpu.set_ldt(&mut guest.cpu, table, 8);
+        assert_eq!(guest.vcpu.descriptor(&mut guest.cpu, 0xc), Some(0));
+        let uses = |guest: &mut Guest| {
+            let frame = guest.frame(5);
+            guest.domain.pages(&mut guest.cpu).frame(frame).unwrap().uses
+        };
+        assert_eq!(uses(&mut guest), 1);
+        let mut context = vec![0; context::SIZE];
+        let root = guest.frame(TABLES[0]) << 12;
+        context[context::CONTROL + 3 * 8..][..8].copy_from_slice(&root.to_le_bytes());
+        guest.vcpu.load_context(&mut guest.cpu, &context).unwrap();
+        assert_eq!((guest.vcpu.ldt, uses(&mut guest)), ((0, 0), 0));
+        // With no local table nothing is looked for.
+        assert_eq!(guest.vcpu.descriptor(&mut guest.cpu, 0xc), None);
     }
 }
