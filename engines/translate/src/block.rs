@@ -2,8 +2,8 @@
 
 use crate::directory::{NUMBER_BITS, Variant};
 use crate::key::Key;
-use crate::records::{MORE, Records};
-use crate::records::{put_signed, put_unsigned, take_byte, take_signed, take_unsigned};
+use crate::records::{Forms, OF_ENTRIES, Records};
+use crate::records::{put_signed, put_unsigned, take_signed, take_unsigned};
 
 /// A block as it is kept. There are many: what is not asked often is in the bytes of its entries and records.
 #[derive(Debug)]
@@ -67,8 +67,9 @@ pub(crate) struct Block<'a> {
     pub(crate) stale: bool,
     /// What it has in common with other blocks of the page.
     pub(crate) variant: &'a Variant,
-    /// Its entries and records.
+    /// Its entries and records, and the forms that they name.
     pub(crate) bytes: &'a [u8],
+    pub(crate) forms: &'a Forms,
 }
 
 /// Addresses where a block is entered.
@@ -88,11 +89,11 @@ pub(crate) struct Entries {
     pub(crate) saves_flags: bool,
 }
 
-/// Bits of the first byte of entries; the upper half is a distance.
+/// Flags of entries.
 mod flag {
-    pub(super) const NEEDS_FLAGS: u8 = 1;
-    pub(super) const SAVES_FLAGS: u8 = 2;
-    pub(super) const POLLING: u8 = 4;
+    pub(super) const NEEDS_FLAGS: u16 = 1;
+    pub(super) const SAVES_FLAGS: u16 = 2;
+    pub(super) const POLLING: u16 = 4;
 }
 
 impl Entries {
@@ -103,18 +104,16 @@ impl Entries {
 
     /// Appends them for a block at `start`: the entries follow each other, but that `body` lies elsewhere if flags are
     /// saved.
-    pub(crate) fn write(&self, bytes: &mut Vec<u8>, start: u64) {
+    pub(crate) fn write(&self, bytes: &mut Vec<u8>, forms: &mut Forms, start: u64) {
         let Self { arrived, far, body, polling, needs_flags, saves_flags } = *self;
         let flag = |flag, set| if set { flag } else { 0 };
         let flags = flag(flag::NEEDS_FLAGS, needs_flags)
             | flag(flag::SAVES_FLAGS, saves_flags)
             | flag(flag::POLLING, polling.is_some());
-        let distances = [self.first() - far, arrived - start, far - arrived];
-        let [first, second, third] = distances.map(|distance| distance.min(MORE.into()) as u8);
-        bytes.extend([flags | first << 4, second | third << 4]);
-        for distance in distances.into_iter().filter(|&distance| distance >= MORE.into()) {
-            put_unsigned(bytes, distance as u32 - u32::from(MORE));
-        }
+        let distances = [arrived - start, far - arrived, self.first() - far];
+        debug_assert!(distances.iter().all(|&distance| distance <= u16::MAX.into()));
+        let [arrived_at, to_far, to_body] = distances.map(|distance| distance as u16);
+        forms.put(bytes, [OF_ENTRIES | flags, arrived_at, to_far, to_body]);
         if saves_flags {
             put_signed(bytes, body.wrapping_sub(start) as i32);
         }
@@ -124,19 +123,15 @@ impl Entries {
     }
 
     /// Takes what [`Entries::write`] has put.
-    fn read(bytes: &mut &[u8], start: u64) -> Option<Self> {
-        let [flags, packed] = [take_byte(bytes)?, take_byte(bytes)?];
-        let mut distances = [flags >> 4, packed & MORE, packed >> 4].map(u32::from);
-        for distance in distances.iter_mut().filter(|distance| **distance == u32::from(MORE)) {
-            *distance += take_unsigned(bytes)?;
-        }
-        let distances = distances.map(u64::from);
+    fn read(bytes: &mut &[u8], forms: &Forms, start: u64) -> Option<Self> {
+        let [flags, distances @ ..] = forms.take(bytes)?;
+        let [arrived_at, to_far, to_body] = distances.map(u64::from);
         let saves_flags = flags & flag::SAVES_FLAGS != 0;
-        let arrived = start + distances[1];
-        let far = arrived + distances[2];
+        let arrived = start + arrived_at;
+        let far = arrived + to_far;
         let body = match saves_flags {
             true => start.wrapping_add_signed(take_signed(bytes)?.into()),
-            false => far + distances[0],
+            false => far + to_body,
         };
         let polling = match flags & flag::POLLING != 0 {
             true => Some(arrived + u64::from(take_unsigned(bytes)?)),
@@ -151,7 +146,7 @@ impl<'a> Block<'a> {
     /// The entries, and the bytes of the records.
     fn parts(&self) -> (Entries, &'a [u8]) {
         let mut bytes = self.bytes;
-        match Entries::read(&mut bytes, self.start) {
+        match Entries::read(&mut bytes, self.forms, self.start) {
             Some(entries) => (entries, bytes),
             None => {
                 debug_assert!(false, "a block has entries");
@@ -177,12 +172,12 @@ impl<'a> Block<'a> {
     /// What is known of its code.
     pub(crate) fn records(&self) -> Records<'a> {
         let (entries, bytes) = self.parts();
-        Records::new(bytes, entries.first(), self.offset)
+        Records::new(bytes, self.forms, entries.first(), self.offset)
     }
 
     /// What it has in common with others of the page is found by this key.
-    pub(crate) fn key(&self) -> &'a Key {
-        &self.variant.key
+    pub(crate) fn key(&self) -> Key {
+        self.variant.key()
     }
 
     /// Whether the host address `pc` is where the block is entered, so that it traps there when it is stale: then, whether
@@ -201,7 +196,8 @@ impl<'a> Block<'a> {
 
     /// Linear address of the page, where it is part of the code.
     pub(crate) fn linear_page(&self) -> Option<u64> {
-        self.variant.absolute.then_some(self.variant.key.linear_page)
+        let Key { absolute, linear_page, .. } = self.key();
+        absolute.then_some(linear_page)
     }
 }
 
@@ -212,6 +208,7 @@ mod tests {
     #[test]
     fn entries_come_back_as_they_were() {
         let start = 0x7000_0000_0000;
+        let mut forms = Forms::default();
         let plain = Entries {
             arrived: start,
             far: start + 2,
@@ -229,13 +226,13 @@ mod tests {
         ];
         for entries in all {
             let mut bytes = Vec::new();
-            entries.write(&mut bytes, start);
+            entries.write(&mut bytes, &mut forms, start);
             bytes.push(0x77);
             let mut rest = &bytes[..];
-            assert_eq!(Entries::read(&mut rest, start), Some(entries));
+            assert_eq!(Entries::read(&mut rest, &forms, start), Some(entries));
             assert_eq!(rest, [0x77]);
         }
-        assert_eq!(Entries::read(&mut &[][..], start), None);
+        assert_eq!(Entries::read(&mut &[][..], &forms, start), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::emit::relative;
 use crate::key::{Key, Map, Place};
 use crate::numbers::PageNumbers;
 use crate::recent::Recent;
-use crate::records::{self, Noted, Placed};
+use crate::records::{self, Forms, Noted, Placed};
 use crate::site::{self, GroupState, Kind, Site};
 use crate::views::ViewState;
 use ambos_hostcode::Arena;
@@ -26,8 +26,9 @@ pub(crate) struct Cache {
     blocks: Vec<Packed>,
     /// Where they are in guest code.
     directory: Directory,
-    /// Entries and records of all blocks.
+    /// Entries and records of all blocks, and the forms that they name.
     bytes: Vec<u8>,
+    forms: Forms,
     /// Sites that were looked for, by number and by address: no address is as low as a number.
     recent: Recent,
     /// Instructions for the interpreter.
@@ -73,6 +74,7 @@ impl Cache {
             stale: packed.is_stale(),
             variant: self.directory.variant(packed.variant()),
             bytes: self.bytes.get(packed.bytes()..end).unwrap_or_default(),
+            forms: &self.forms,
         }
     }
 
@@ -144,17 +146,17 @@ impl Cache {
     /// blocks run `apart`, more is known of it.
     pub(crate) fn add(
         &mut self,
-        (key, absolute): (Key, bool),
-        pages: &[(usize, u32)],
+        key: Key,
+        versions: &[u32],
         (start, length): (u64, usize),
         built: Built,
         apart: bool,
     ) -> u32 {
         let number = self.len();
         let place = Place::Block(number);
-        let variant = self.directory.insert(key, absolute, pages, place, &mut self.numbers);
+        let variant = self.directory.insert(key, versions, place, &mut self.numbers);
         let offset = (start - self.base) as u32;
-        self.blocks.push(Packed::new(offset, self.bytes.len(), variant, key.offset()));
+        self.blocks.push(Packed::new(offset, self.bytes.len(), variant, key.offset));
         self.end = start + length as u64;
         if apart {
             self.steps.add(&built.parts, built.live_after);
@@ -167,7 +169,7 @@ impl Cache {
             needs_flags: built.needs_flags,
             saves_flags: built.saves_flags,
         };
-        entries.write(&mut self.bytes, start);
+        entries.write(&mut self.bytes, &mut self.forms, start);
         let first_op = self.ops.len() as u32;
         let sites = built.sites.into_iter().map(|mut site: Placed| {
             if let Kind::Interpret { op, .. } = &mut site.kind {
@@ -179,18 +181,13 @@ impl Cache {
         self.ops.extend(built.ops);
         let (parts, sites, views) = (&built.parts[..], &sites[..], &built.views[..]);
         let noted = Noted { start, length: length as u32, parts, sites, views };
-        records::write(&mut self.bytes, noted);
+        records::write(&mut self.bytes, &mut self.forms, noted);
         number
     }
 
     /// Notes something else of a place of a page, until the page changes.
-    pub(crate) fn add_place(
-        &mut self,
-        (key, absolute): (Key, bool),
-        pages: &[(usize, u32)],
-        place: Place,
-    ) {
-        self.directory.insert(key, absolute, pages, place, &mut self.numbers);
+    pub(crate) fn add_place(&mut self, key: Key, versions: &[u32], place: Place) {
+        self.directory.insert(key, versions, place, &mut self.numbers);
     }
 
     /// Bytes of what is known of blocks and of places without one.
@@ -200,6 +197,7 @@ impl Cache {
         size_of_val(&self.blocks[..])
             + self.directory.size()
             + self.bytes.len()
+            + self.forms.size()
             + self.ops.len() * op
             + self.groups.capacity() * (size_of::<(u32, GroupState)>() + 1)
             + self.polling.capacity() * (size_of::<(u32, u32)>() + 1)
@@ -238,7 +236,8 @@ impl Cache {
         elsewhere: u64,
         ram_page: usize,
     ) -> (u64, Vec<(usize, u16)>) {
-        let dropped = self.directory.remove(ram_page);
+        let dropped = u32::try_from(ram_page).map(|page| self.directory.remove(page));
+        let dropped = dropped.unwrap_or_default();
         for &number in &dropped.blocks {
             self.blocks[number as usize].set_stale();
             let block = self.block(number);
@@ -249,7 +248,7 @@ impl Cache {
             let ways = [
                 (entries.first(), &TRAP[..]),
                 // Who comes from anywhere has the address in a register, unless that is part of the code.
-                (arrived, if block.variant.absolute { &TRAP[..] } else { &jump[..] }),
+                (arrived, if block.key().absolute { &TRAP[..] } else { &jump[..] }),
             ];
             for (entry, bytes) in ways {
                 let patched = arena.patch(entry as usize, bytes);
@@ -266,7 +265,7 @@ impl Cache {
 
     /// Whether the page has blocks, or knowledge of places, from another version.
     pub(crate) fn is_outdated(&self, ram_page: usize, version: u32) -> bool {
-        self.directory.is_outdated(ram_page, version)
+        u32::try_from(ram_page).is_ok_and(|page| self.directory.is_outdated(page, version))
     }
 
     /// Forgets everything. The code cache is at `base`.
@@ -284,13 +283,14 @@ mod tests {
     const LENGTH: usize = 16;
 
     fn key(gpa: u64) -> Key {
-        Key { gpa, linear_page: 0, mode: 1, tail: 0, groups: true }
+        let (ram_page, offset) = ((gpa >> 12) as u32, (gpa & 0xfff) as u16);
+        Key { linear_page: 0, ram_page, mode: 1, tail: 0, offset, absolute: true, groups: true }
     }
 
     /// Adds a block of some code, behind that of the last one, that leaves at a jump.
     fn add(cache: &mut Cache, arena_start: u64, gpa: u64) -> u32 {
         let start = arena_start + LENGTH as u64 * u64::from(cache.len());
-        let guest = key(gpa).offset();
+        let guest = key(gpa).offset;
         let kind = Kind::Link { patch: start + 7, target: 0x20 };
         let part = Part { host: 2, guest, length: 2, live: 0, goes_on: false, after: false };
         let built = Built {
@@ -301,7 +301,7 @@ mod tests {
             sites: vec![Placed { part: 0, offset: guest, kind }],
             ..Built::default()
         };
-        cache.add((key(gpa), true), &[(gpa as usize >> 12, 7)], (start, LENGTH), built, false)
+        cache.add(key(gpa), &[7], (start, LENGTH), built, false)
     }
 
     #[test]
@@ -325,8 +325,8 @@ mod tests {
         }
         assert_eq!([base - 1, base + 64].map(|pc| cache.block_at(pc)), [None; 2]);
         assert_eq!([0x1001, 0x2000].map(|gpa| cache.get(key(gpa))), [None; 2]);
-        cache.add_place((key(0x1004), true), &[(1, 7)], Place::Straddles);
-        cache.add_place((key(0x1008), true), &[(1, 7)], Place::Never);
+        cache.add_place(key(0x1004), &[7], Place::Straddles);
+        cache.add_place(key(0x1008), &[7], Place::Never);
         assert_eq!(cache.get(key(0x1004)), Some(Place::Straddles));
         assert_eq!(cache.get(key(0x1008)), Some(Place::Never));
         assert!(cache.is_outdated(1, 8) && !cache.is_outdated(1, 7) && !cache.is_outdated(2, 8));
@@ -352,15 +352,14 @@ mod tests {
         let mut arena = Arena::new(4096).unwrap();
         for changed in [3, 4] {
             let mut cache = Cache::new(arena.start() as u64);
-            let key = Key { tail: 0x4001, ..key(0x3ffe) };
-            let pages = [(3, 0), (4, 0)];
+            let key = Key { tail: 5, ..key(0x3ffe) };
             for _ in 0..2 {
-                cache.add_place((key, true), &pages, Place::Never);
+                cache.add_place(key, &[0, 0], Place::Never);
                 assert_eq!(cache.get(key), Some(Place::Never));
                 cache.invalidate(&mut arena, 0, changed);
                 assert_eq!(cache.get(key), None);
             }
-            cache.add_place((key, true), &pages, Place::Never);
+            cache.add_place(key, &[0, 0], Place::Never);
             cache.invalidate(&mut arena, 0, 7 - changed);
             assert_eq!(cache.get(key), None);
         }
@@ -377,7 +376,7 @@ mod tests {
             while !cache.is_full(MOST) {
                 match blocks {
                     true => _ = add(&mut cache, base, gpa),
-                    false => cache.add_place((key(gpa), true), &[(gpa as usize, 0)], Place::Never),
+                    false => cache.add_place(key(gpa), &[0], Place::Never),
                 }
                 gpa += step;
                 // Tables that are full are doubled.

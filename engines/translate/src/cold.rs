@@ -42,8 +42,9 @@ impl ColdPlaces {
 mod tests {
     use super::*;
 
-    fn key(gpa: u64) -> Key {
-        Key { gpa, linear_page: 0, mode: 1, tail: 0, groups: true }
+    fn key(linear_page: u64) -> Key {
+        let (absolute, groups) = (true, true);
+        Key { linear_page, ram_page: 7, mode: 1, tail: 0, offset: 0, absolute, groups }
     }
 
     #[test]
@@ -59,7 +60,7 @@ mod tests {
     #[test]
     fn places_that_share_a_count_become_due() {
         let mut places = ColdPlaces::default();
-        let due = (0..4 * COUNTS as u64).filter(|&gpa| places.is_due(&key(gpa), 1)).count();
+        let due = (0..4 * COUNTS as u64).filter(|&page| places.is_due(&key(page), 1)).count();
         assert!((COUNTS..=2 * COUNTS).contains(&due), "{due}");
     }
 }

@@ -16,17 +16,31 @@ pub(crate) const MOST_BLOCKS: usize = (1 << NUMBER_BITS) - 2;
 /// The code of one page that was translated in one way: what its blocks have in common.
 #[derive(Debug)]
 pub(crate) struct Variant {
-    /// The key of what begins with the page.
-    pub(crate) key: Key,
-    /// The linear address of the page is part of the code.
-    pub(crate) absolute: bool,
+    /// Linear address of the page, where it is part of the code, and flags below that.
+    linear: u64,
+    ram_page: u32,
+    mode: u32,
+    tail: u32,
     /// Its number, if it has one: see [`crate::far`].
     code_page: u16,
-    /// The pages of guest RAM whose changes matter.
-    pages: [usize; 2],
+    /// The next variants of both pages that it lies in: see [`Member`].
+    next: [u32; 2],
     /// What is known of places in the page, by offset: see [`pack`].
-    places: Vec<u32>,
+    places: Box<[u32]>,
 }
+
+/// What one of several for each page costs.
+const _: () = assert!(size_of::<Variant>() <= 48);
+
+/// Bits of [`Variant::linear`].
+const ABSOLUTE: u64 = 1;
+const GROUPS: u64 = 2;
+
+/// A variant among those of a page of guest RAM: twice its number, and one more in the page where an instruction ends.
+type Member = u32;
+/// There is no other; and the variant is not among them.
+const LAST: Member = u32::MAX;
+const APART: Member = LAST - 1;
 
 /// A place that is known: its offset in the page, above the number of its block or what stands for it.
 fn pack(offset: u16, place: Place) -> u32 {
@@ -47,7 +61,25 @@ fn unpack(packed: u32) -> Place {
 }
 
 impl Variant {
-    const NO_PAGE: usize = usize::MAX;
+    fn new(key: Key) -> Self {
+        let Key { linear_page, ram_page, mode, tail, absolute, groups, .. } = key;
+        let flag = |flag, set| if set { flag } else { 0 };
+        let linear = linear_page | flag(ABSOLUTE, absolute) | flag(GROUPS, groups);
+        let (next, places) = ([APART; 2], Box::default());
+        Self { linear, ram_page, mode, tail, code_page: NO_PAGE, next, places }
+    }
+
+    /// The key of what begins with the page.
+    pub(crate) fn key(&self) -> Key {
+        let &Self { linear, ram_page, mode, tail, .. } = self;
+        let [absolute, groups] = [ABSOLUTE, GROUPS].map(|flag| linear & flag != 0);
+        Key { linear_page: linear & !0xfff, ram_page, mode, tail, offset: 0, absolute, groups }
+    }
+
+    /// The pages in guest RAM.
+    fn pages(&self) -> impl Iterator<Item = u32> + use<> {
+        std::iter::once(self.ram_page).chain(self.tail.checked_sub(1))
+    }
 
     fn search(&self, offset: u16) -> Result<usize, usize> {
         self.places.binary_search_by_key(&u32::from(offset), |packed| packed >> NUMBER_BITS)
@@ -63,8 +95,7 @@ impl Variant {
 #[derive(Debug)]
 struct Page {
     version: u32,
-    /// Numbers of its variants.
-    variants: Vec<u32>,
+    first: Member,
 }
 
 /// What was dropped with a page.
@@ -82,22 +113,23 @@ pub(crate) struct Directory {
     variants: Vec<Variant>,
     /// Numbers of these, found by their keys.
     numbers: HashTable<u32>,
-    pages: Map<usize, Page>,
-    /// For how many places there is room in all of them.
-    room: usize,
+    pages: Map<u32, Page>,
+    /// How many places there are in all of them.
+    places: usize,
 }
 
 impl Directory {
     /// What is known of the place that a key names.
     #[inline]
     pub(crate) fn get(&self, key: Key) -> Option<Place> {
-        let variant = &self.variants[self.number(key.of_page())? as usize];
-        let index = variant.search(key.offset()).ok()?;
+        let variant = &self.variants[self.number(key.at(0))? as usize];
+        let index = variant.search(key.offset).ok()?;
         Some(unpack(variant.places[index]))
     }
 
     fn number(&self, key: Key) -> Option<u32> {
-        self.numbers.find(key.hash(), |&number| self.variants[number as usize].key == key).copied()
+        let same = |&number: &u32| self.variants[number as usize].key() == key;
+        self.numbers.find(key.hash(), same).copied()
     }
 
     /// The variant with a number that [`Directory::insert`] returned.
@@ -112,93 +144,72 @@ impl Directory {
 
     /// Bytes in use.
     pub(crate) fn size(&self) -> usize {
-        let page = size_of::<(usize, Page)>() + 1 + 2 * size_of::<u32>();
         size_of_val(&self.variants[..])
             + self.numbers.allocation_size()
-            + self.pages.capacity() * page
-            + self.room * size_of::<u32>()
+            + self.pages.capacity() * (size_of::<(u32, Page)>() + 1)
+            + self.places * size_of::<u32>()
     }
 
-    /// Notes what is known of the place that a key names, until one of these pages of guest RAM, with the version that it
-    /// is known of, changes. Returns the number of the variant that it
-    /// belongs to.
+    /// Notes what is known of the place that a key names, until one of its pages changes, of which these versions are
+    /// known. Returns the number of the variant that it belongs to.
     pub(crate) fn insert(
         &mut self,
         key: Key,
-        absolute: bool,
-        pages: &[(usize, u32)],
+        versions: &[u32],
         place: Place,
         page_numbers: &mut PageNumbers,
     ) -> u32 {
-        let of_page = key.of_page();
-        let number = self.number(of_page).unwrap_or_else(|| self.add(of_page, absolute));
+        let number = self.number(key.at(0)).unwrap_or_else(|| self.add(key.at(0)));
         let variant = &mut self.variants[number as usize];
-        let before = variant.places.capacity();
-        match variant.search(key.offset()) {
-            Ok(index) => variant.places[index] = pack(key.offset(), place),
+        match variant.search(key.offset) {
+            Ok(index) => variant.places[index] = pack(key.offset, place),
             Err(index) => {
-                if variant.places.len() == before {
-                    variant.places.reserve_exact(2 + before / 2);
-                }
-                variant.places.insert(index, pack(key.offset(), place));
+                let mut places = std::mem::take(&mut variant.places).into_vec();
+                places.reserve_exact(1);
+                places.insert(index, pack(key.offset, place));
+                variant.places = places.into();
+                self.places += 1;
             }
         }
-        self.room += variant.places.capacity() - before;
-        if variant.code_page == NO_PAGE
-            && key.tail == 0
-            && key.groups
-            && matches!(place, Place::Block(_))
-        {
+        let numbered = key.tail == 0 && key.groups && matches!(place, Place::Block(_));
+        if numbered && variant.code_page == NO_PAGE {
             variant.code_page = page_numbers.take(key.set());
         }
-        for (known, &(ram_page, version)) in variant.pages.iter_mut().zip(pages) {
-            if *known != ram_page {
-                *known = ram_page;
-                let page = self.pages.entry(ram_page);
-                page.or_insert_with(|| Page { version, variants: Vec::new() })
-                    .variants
-                    .push(number);
+        for (member, (ram_page, &version)) in variant.pages().zip(versions).enumerate() {
+            if variant.next[member] == APART {
+                let page = self.pages.entry(ram_page).or_insert(Page { version, first: LAST });
+                variant.next[member] = page.first;
+                page.first = number << 1 | member as u32;
             }
         }
         number
     }
 
-    fn add(&mut self, key: Key, absolute: bool) -> u32 {
+    fn add(&mut self, key: Key) -> u32 {
         let number = self.variants.len() as u32;
-        let pages = [Variant::NO_PAGE; 2];
-        self.variants.push(Variant {
-            key,
-            absolute,
-            code_page: NO_PAGE,
-            pages,
-            places: Vec::new(),
-        });
+        self.variants.push(Variant::new(key));
         let variants = &self.variants;
-        let hash = |&number: &u32| variants[number as usize].key.hash();
+        let hash = |&number: &u32| variants[number as usize].key().hash();
         self.numbers.insert_unique(key.hash(), number, hash);
         number
     }
 
     /// Forgets what is known of a page.
-    pub(crate) fn remove(&mut self, ram_page: usize) -> Dropped {
+    pub(crate) fn remove(&mut self, ram_page: u32) -> Dropped {
         let mut dropped = Dropped::default();
-        let page = self.pages.remove(&ram_page);
-        for number in page.map(|page| page.variants).unwrap_or_default() {
-            let variant = &mut self.variants[number as usize];
-            for known in &mut variant.pages {
-                if *known == ram_page {
-                    *known = Variant::NO_PAGE;
-                }
-            }
+        let mut member = self.pages.remove(&ram_page).map_or(LAST, |page| page.first);
+        while member != LAST {
+            let variant = &mut self.variants[(member >> 1) as usize];
+            member = std::mem::replace(&mut variant.next[(member & 1) as usize], APART);
             let places = std::mem::take(&mut variant.places);
-            self.room -= places.capacity();
+            self.places -= places.len();
             dropped.blocks.extend(places.into_iter().filter_map(|packed| match unpack(packed) {
                 Place::Block(block) => Some(block),
                 _ => None,
             }));
             let code_page = std::mem::replace(&mut variant.code_page, NO_PAGE);
             if code_page != NO_PAGE {
-                dropped.numbers.push((variant.key.set(), code_page));
+                dropped.numbers.push((variant.key().set(), code_page));
             }
         }
         dropped
@@ -206,15 +217,13 @@ impl Directory {
 
     /// The pages whose code version is not `version` of them any more.
     pub(crate) fn changed_pages(&self, version: impl Fn(usize) -> u32) -> Vec<usize> {
-        self.pages
-            .iter()
-            .filter(|&(&ram_page, page)| version(ram_page) != page.version)
-            .map(|(&ram_page, _)| ram_page)
-            .collect()
+        let changed =
+            self.pages.iter().filter(|&(&page, known)| version(page as usize) != known.version);
+        changed.map(|(&page, _)| page as usize).collect()
     }
 
     /// Whether what is known of the page is of another version.
-    pub(crate) fn is_outdated(&self, ram_page: usize, version: u32) -> bool {
+    pub(crate) fn is_outdated(&self, ram_page: u32, version: u32) -> bool {
         self.pages.get(&ram_page).is_some_and(|page| page.version != version)
     }
 }

@@ -278,15 +278,17 @@ impl Translator {
         let program = self.head.cpu.mode.cpl == 3 && !is_upper(rip);
         let absolute = !program || !self.head.cpu.is_64bit();
         let key = Key {
-            gpa: page.gpa_page | rip & 0xfff,
             linear_page: if absolute { rip & !0xfff } else { 0 },
+            ram_page: u32::try_from(page.ram_page).ok()?,
             mode,
             tail: 0,
+            offset: (rip & 0xfff) as u16,
+            absolute,
             groups: !std::mem::take(&mut self.ungrouped),
         };
         match self.cache.get(key) {
             Some(Place::Block(block)) => return Some(block),
-            Some(Place::Straddles) => return self.find_straddling(platform, key, absolute, page),
+            Some(Place::Straddles) => return self.find_straddling(platform, key, page),
             Some(Place::Never) => return None,
             None => {}
         }
@@ -296,7 +298,7 @@ impl Translator {
             return None;
         }
         let version = self.watch(platform, page);
-        self.translate(key, absolute, &[(page, version)])
+        self.translate(key, &[(page, version)])
     }
 
     /// The block of one instruction at the instruction pointer that ends in the next page.
@@ -304,21 +306,20 @@ impl Translator {
         &mut self,
         platform: &mut dyn Platform,
         key: Key,
-        absolute: bool,
         page: CodePage,
     ) -> Option<u32> {
         let next = (self.head.cpu.native.gpr[RIP] & !0xfff).wrapping_add(0x1000);
         let next = self.head.cpu.mask_rip(next);
         // The interpreter raises the fault of the fetch.
         let Ok(tail) = self.head.cpu.code_page(platform, next) else { return None };
-        let key = Key { tail: tail.gpa_page + 1, ..key };
+        let key = Key { tail: u32::try_from(tail.ram_page + 1).ok()?, ..key };
         match self.cache.get(key) {
             Some(Place::Block(block)) => Some(block),
             Some(_) => None,
             None => {
                 let pages =
                     [(page, self.watch(platform, page)), (tail, self.watch(platform, tail))];
-                self.translate(key, absolute, &pages)
+                self.translate(key, &pages)
             }
         }
     }
@@ -342,7 +343,7 @@ impl Translator {
 
     /// Translates the block at the instruction pointer. Of two pages the second holds the end of its one
     /// instruction.
-    fn translate(&mut self, key: Key, absolute: bool, pages: &[(CodePage, u32)]) -> Option<u32> {
+    fn translate(&mut self, key: Key, pages: &[(CodePage, u32)]) -> Option<u32> {
         const TAIL: usize = 15;
         let mut bytes = [0; 0x1000 + TAIL];
         for (index, (page, _)) in pages.iter().take(2).enumerate() {
@@ -354,8 +355,7 @@ impl Translator {
             }
         }
         let bytes = if pages.len() > 1 { &bytes[..] } else { &bytes[..0x1000] };
-        let versions: Vec<(usize, u32)> =
-            pages.iter().map(|&(page, version)| (page.ram_page, version)).collect();
+        let versions: Vec<u32> = pages.iter().map(|&(_, version)| version).collect();
         if self.cache.is_full(self.options.code_cache / MOST_KNOWN) {
             self.flush();
         }
@@ -371,8 +371,7 @@ impl Translator {
             };
             let likely = |target: u16, next: u16| {
                 let weight = |offset: u16| {
-                    let key =
-                        Key { gpa: key.gpa & !0xfff | u64::from(offset), groups: true, ..key };
+                    let key = Key { offset, groups: true, ..key };
                     match cache.get(key) {
                         Some(Place::Block(_)) => threshold,
                         _ => cold_places.count(&key),
@@ -381,8 +380,8 @@ impl Translator {
                 weight(target) > threshold / 2 && weight(target) > 4 * weight(next)
             };
             let linked = |target: u16, backward: bool| {
-                let gpa = key.gpa & !0xfff | u64::from(target);
-                let Some(Place::Block(next)) = cache.get(Key { gpa, groups: true, ..key }) else {
+                let there = Key { offset: target, groups: true, ..key };
+                let Some(Place::Block(next)) = cache.get(there) else {
                     return None;
                 };
                 match backward {
@@ -393,7 +392,7 @@ impl Translator {
             let source = Source {
                 page: bytes,
                 linear: self.head.cpu.native.gpr[RIP],
-                absolute,
+                absolute: key.absolute,
                 block: self.cache.len(),
                 gate: self.gate,
                 narrow: !self.head.cpu.is_64bit(),
@@ -430,7 +429,7 @@ impl Translator {
                         NoBlock::Straddles => Place::Straddles,
                         NoBlock::Undefined => Place::Never,
                     };
-                    self.cache.add_place((key, absolute), &versions, place);
+                    self.cache.add_place(key, &versions, place);
                     return None;
                 }
             };
@@ -440,7 +439,9 @@ impl Translator {
                     self.arena.push(region, &code.bytes);
                 }
                 self.statistics.blocks += 1;
-                let decoded = blocks::key(key.gpa, self.head.cpu.mode.key());
+                let gpa =
+                    pages.first().map_or(0, |(page, _)| page.gpa_page) | u64::from(key.offset);
+                let decoded = blocks::key(gpa, self.head.cpu.mode.key());
                 self.head.cpu.blocks.forget(decoded);
                 self.statistics.instructions += u64::from(built.instructions);
                 self.statistics.guest_bytes += u64::from(built.guest_bytes);
@@ -449,8 +450,8 @@ impl Translator {
                     map.add(start, length, source.linear);
                     map.add(cold_start, cold_length, source.linear);
                 }
-                let (what, place) = ((key, absolute), (start, length));
-                return Some(self.cache.add(what, &versions, place, built, self.options.apart));
+                let (place, apart) = ((start, length), self.options.apart);
+                return Some(self.cache.add(key, &versions, place, built, apart));
             }
             if attempt == 0 {
                 self.flush();
@@ -560,7 +561,7 @@ impl Translator {
         let bank = self.head.cpu.tlb.current_bank();
         let rip = self.head.cpu.native.gpr[RIP];
         let block = self.cache.block(block);
-        let (external, Key { mode, tail, groups, .. }) = (block.start, *block.key());
+        let (external, Key { mode, tail, groups, .. }) = (block.start, block.key());
         let mode = mode & !CODE_SEEN;
         let code_page = block.variant.code_page();
         if self.options.apart || !groups {

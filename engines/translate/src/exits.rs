@@ -74,7 +74,7 @@ impl Translator {
                 let Some(found) = self.find(platform) else { return Next::Boundary };
                 let backward = target <= offset;
                 let next = self.cache.block(found);
-                let Key { mode, tail, .. } = *next.key();
+                let Key { mode, tail, .. } = next.key();
                 if tail != 0 {
                     return Next::Boundary;
                 }

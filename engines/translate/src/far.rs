@@ -134,7 +134,7 @@ impl Translator {
         if !self.detours.insert(site) {
             return;
         }
-        let absolute = self.cache.block(block).variant.absolute;
+        let absolute = self.cache.block(block).key().absolute;
         let away = linear.wrapping_sub(self.page_of(block)) as i32;
         let [_, code] = &mut self.code.0;
         code.start(self.arena.next(Region::Cold) as u64);

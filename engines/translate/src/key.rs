@@ -1,20 +1,23 @@
 //! What blocks are found by.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// What identifies a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Key {
-    /// Guest-physical address of the first byte.
-    pub(crate) gpa: u64,
-    /// Linear address of the page, where it is part of the code.
+    /// Linear address of the page, where it is part of the code; else zero.
     pub(crate) linear_page: u64,
+    /// Number of the page in guest RAM.
+    pub(crate) ram_page: u32,
     /// The mode that the code was translated for.
     pub(crate) mode: u32,
-    /// Guest-physical address, plus one, of the page in which the instruction ends, if that is another
-    /// one; else zero.
-    pub(crate) tail: u64,
+    /// Number, plus one, of the page in guest RAM in which the instruction ends, if that is another one; else zero.
+    pub(crate) tail: u32,
+    /// Offset of the first byte in the page.
+    pub(crate) offset: u16,
+    /// The linear address is part of the code.
+    pub(crate) absolute: bool,
     /// Its memory operands may share probes.
     pub(crate) groups: bool,
 }
@@ -25,20 +28,19 @@ impl Key {
         (self.mode & 3) as usize
     }
 
-    /// The key of what begins with the page.
-    pub(crate) fn of_page(self) -> Self {
-        Self { gpa: self.gpa & !0xfff, ..self }
-    }
-
-    /// Offset of the first byte in its page.
-    pub(crate) fn offset(&self) -> u16 {
-        (self.gpa & 0xfff) as u16
+    /// The key of what begins elsewhere in the page.
+    pub(crate) fn at(self, offset: u16) -> Self {
+        Self { offset, ..self }
     }
 
     /// A hash with all bits spread.
     pub(crate) fn hash(&self) -> u64 {
+        let &Self { linear_page, ram_page, mode, tail, offset, absolute, groups } = self;
+        let flags = u64::from(absolute) << 1 | u64::from(groups);
         let mut hasher = FoldHasher::default();
-        Hash::hash(self, &mut hasher);
+        hasher.write_u64(linear_page | u64::from(offset));
+        hasher.write_u64(u64::from(mode) << 32 | u64::from(ram_page));
+        hasher.write_u64(u64::from(tail) << 2 | flags);
         hasher.finish()
     }
 }

@@ -92,7 +92,7 @@ impl Translator {
         let flushes = self.statistics.flushes;
         let found = self.find(platform)?;
         let next = self.cache.block(found);
-        let (Key { mode, tail, .. }, body) = (*next.key(), next.entries().body);
+        let (Key { mode, tail, .. }, body) = (next.key(), next.entries().body);
         // Translation may have flushed everything, and the page's code may have changed.
         if tail != 0 || self.statistics.flushes != flushes {
             return None;

@@ -2,13 +2,15 @@
 //!
 //! Records follow the host's code. One for each guest instruction says how much of that belongs to it; those of the
 //! places where it leaves, and of its accesses to what is seen, come after it. So nearly all that they hold is a small
-//! distance. What is looked for, by its number or by a host address, is found by reading from the block's start: some
+//! distance, or a number that many others have as well. What is looked for, by its number or by a host address, is found by reading from the block's start: some
 //! dozen records, one to five bytes each.
 
+mod forms;
 mod read;
 mod varint;
 mod write;
 
+pub(crate) use forms::Forms;
 pub(crate) use read::Records;
 pub(crate) use varint::{put_signed, put_unsigned, take_byte, take_signed, take_unsigned};
 pub(crate) use write::write;
@@ -61,6 +63,8 @@ pub(crate) struct Noted<'a> {
 
 /// First bytes of records.
 mod tag {
+    use super::MORE;
+
     /// Instructions of usual lengths whose host code is about as long, by [`LENGTHS`] and [`DIFFERENCES`].
     pub(super) const INSTRUCTION: u8 = 0;
     /// How many lengths, from one on, are usual.
@@ -80,18 +84,20 @@ mod tag {
     pub(super) const JUMPED: u8 = ENDS + 1;
     /// At the next site the guest is not at the last instruction; how far from that follows.
     pub(super) const AWAY: u8 = JUMPED + 1;
-    /// Accesses to what is seen, by flags; the distance from the part's start follows.
+    /// Accesses to what is seen with all of the guest's state in its place, by the distance from the last one, or from the
+    /// part's start.
     pub(super) const VIEW: u8 = AWAY + 1;
-    /// The same, but that what the stack pointer is behind by follows first.
-    pub(super) const VIEW_BEHIND: u8 = VIEW + 8;
-    /// Sites of [`crate::site::Kind`], by what is told by few bits.
-    pub(super) const ENTRY: u8 = VIEW_BEHIND + 8;
+    /// Others; flags, what the stack pointer is behind by, and the distance follow.
+    pub(super) const VIEW_ANY: u8 = VIEW + MORE;
+    /// Sites of [`crate::site::Kind`], by what is told by few bits; of those of operands, the distance of where to try again
+    /// from the part's start.
+    pub(super) const ENTRY: u8 = VIEW_ANY + 1;
     pub(super) const LINK: u8 = ENTRY + 2;
     pub(super) const INDIRECT: u8 = LINK + 6;
     pub(super) const FAR: u8 = INDIRECT + 4;
     pub(super) const MISS: u8 = FAR + 6;
-    pub(super) const GROUP: u8 = MISS + 16;
-    pub(super) const INTERPRET: u8 = GROUP + 8;
+    pub(super) const GROUP: u8 = MISS + MORE + 1;
+    pub(super) const INTERPRET: u8 = GROUP + MORE + 1;
     /// Behind the last one.
     pub(super) const END: u8 = INTERPRET + 4;
 }
@@ -101,16 +107,13 @@ const STACKS: [i32; 3] = [0, -8, 8];
 /// How far displacements of jumps mostly are before the end of their part: it ends with the jump, or with another behind
 /// it.
 const LAST: [u64; 2] = [4, 9];
-/// In half a byte: what it is more by, if it is not less, follows.
-pub(crate) const MORE: u8 = 15;
-
-/// Sizes of operands in half a byte: their binary logarithm, or [`MORE`].
-fn size_code(size: usize) -> u8 {
-    match size.is_power_of_two() {
-        true => (size.trailing_zeros() as u8).min(MORE),
-        false => MORE,
-    }
-}
+/// Distances that are less are told by the first byte; of others follows what they are more by.
+const MORE: u8 = 15;
+/// The first number of forms of operands and of groups of them, above flags.
+const OPERAND: u16 = 0x100;
+const OF_GROUP: u16 = 0x200;
+/// The same of entries, which their own module has.
+pub(crate) const OF_ENTRIES: u16 = 0x300;
 
 #[cfg(test)]
 mod tests;

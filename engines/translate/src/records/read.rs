@@ -1,6 +1,7 @@
 //! Reading the records of a block.
 
-use super::{LAST, MORE, STACKS, tag, take_byte, take_signed, take_unsigned};
+use super::forms::Form;
+use super::{Forms, LAST, MORE, STACKS, tag, take_byte, take_signed, take_unsigned};
 use crate::site::{GroupSite, Kind, Site};
 use crate::views::ViewState;
 
@@ -21,9 +22,12 @@ pub(crate) enum Record {
 #[derive(Debug, Clone)]
 pub(crate) struct Records<'a> {
     bytes: &'a [u8],
+    forms: &'a Forms,
     /// Where the part that was read last begins and ends.
     begin: u64,
     end: u64,
+    /// Where its last access to what is seen is, or its start.
+    view_at: u64,
     /// Offset in its page, and bytes, of its instruction, and whether the block goes on behind that.
     guest: u16,
     length: u8,
@@ -34,8 +38,18 @@ pub(crate) struct Records<'a> {
 impl<'a> Records<'a> {
     /// The records in `bytes` of a block that begins with the instruction at the offset `guest` in its page, whose code is
     /// at the host address `begin`.
-    pub(crate) fn new(bytes: &'a [u8], begin: u64, guest: u16) -> Self {
-        Self { bytes, begin, end: begin, guest, length: 0, goes_on: true, after: false }
+    pub(crate) fn new(bytes: &'a [u8], forms: &'a Forms, begin: u64, guest: u16) -> Self {
+        Self {
+            bytes,
+            forms,
+            begin,
+            end: begin,
+            view_at: begin,
+            guest,
+            length: 0,
+            goes_on: true,
+            after: false,
+        }
     }
 
     /// The site with a number in the block.
@@ -104,6 +118,7 @@ impl<'a> Records<'a> {
     /// Begins a part of so many bytes.
     fn begin_part(&mut self, host: u32) {
         self.begin = self.end;
+        self.view_at = self.begin;
         self.end += u64::from(host);
     }
 
@@ -164,17 +179,26 @@ impl<'a> Records<'a> {
     }
 
     fn view(&mut self, first: u8) -> Option<Record> {
-        let (flags, behind) = match first {
-            tag::VIEW_BEHIND.. => (first - tag::VIEW_BEHIND, take_signed(&mut self.bytes)?),
-            _ => (first - tag::VIEW, 0),
+        let (mut flags, mut behind) = (0, 0);
+        self.view_at += if first == tag::VIEW_ANY {
+            flags = take_byte(&mut self.bytes)?;
+            behind = take_signed(&mut self.bytes)?;
+            self.distance()?
+        } else {
+            u64::from(first - tag::VIEW)
         };
-        let [flags_kept, r10, r11] = bits(flags);
-        let at = self.since_begin()?;
-        Some(Record::View(at, ViewState { flags_kept, homes: [r10, r11], behind: behind as i16 }))
+        let [flags_kept, r10, r11] = bits(flags.into());
+        Some(Record::View(
+            self.view_at,
+            ViewState { flags_kept, homes: [r10, r11], behind: behind as i16 },
+        ))
     }
 
-    fn since_begin(&mut self) -> Option<u64> {
-        Some(self.begin + u64::from(take_unsigned(&mut self.bytes)?))
+    /// What begins the record of a probe: where it is tried again, and its form.
+    fn probe(&mut self, before: u8) -> Option<(u64, Form)> {
+        let form = self.forms.take(&mut self.bytes)?;
+        let more = if before < MORE { 0 } else { self.distance()? };
+        Some((self.begin + u64::from(before) + more, form))
     }
 
     fn distance(&mut self) -> Option<u64> {
@@ -215,43 +239,28 @@ impl<'a> Records<'a> {
                 Kind::Far { page_patch, jump_patch, target: take_signed(&mut self.bytes)?, stack }
             }
             tag::MISS..tag::GROUP => {
-                let [in_r11, write, flags_kept, spanned] = bits(first - tag::MISS);
-                let packed = take_byte(&mut self.bytes)?;
-                let mut retry = self.begin + u64::from(packed & MORE);
-                if packed & MORE == MORE {
-                    retry += self.distance()?;
-                }
-                let size = match packed >> 4 {
-                    MORE => take_byte(&mut self.bytes)?,
-                    code => (1 << code) as u8,
-                };
-                let ready = retry + self.distance()?;
+                let (retry, [flags, size, to_ready, _]) = self.probe(first - tag::MISS)?;
+                let [in_r11, write, flags_kept, spanned] = bits(flags);
+                let (size, ready) = (size as u8, retry + u64::from(to_ready));
                 Kind::Miss { in_r11, size, write, flags_kept, spanned, retry, ready }
             }
             tag::GROUP..tag::INTERPRET => Kind::Group(self.group(first - tag::GROUP)?),
             tag::INTERPRET..tag::END => {
-                let [goes_on, spanned] = bits(first - tag::INTERPRET);
+                let [goes_on, spanned] = bits((first - tag::INTERPRET).into());
                 Kind::Interpret { op: take_unsigned(&mut self.bytes)?, goes_on, spanned }
             }
             ..tag::ENTRY | tag::END.. => return None,
         })
     }
 
-    fn group(&mut self, flags: u8) -> Option<GroupSite> {
+    fn group(&mut self, before: u8) -> Option<GroupSite> {
+        let (retry, [flags, size, to_ready, after_patch]) = self.probe(before)?;
         let [write, flags_kept, has_first] = bits(flags);
-        let retry = self.since_begin()?;
-        let ready = retry + self.distance()?;
-        let patch = ready.wrapping_sub(self.distance()?);
+        let ready = retry + u64::from(to_ready);
+        let patch = ready.wrapping_sub(after_patch.into());
         let first = match has_first {
             false => None,
-            true => {
-                let packed = take_unsigned(&mut self.bytes)?;
-                let size = match packed as u8 & MORE {
-                    MORE => take_unsigned(&mut self.bytes)? as usize,
-                    code => 1 << code,
-                };
-                Some(((packed >> 4) as i32, size))
-            }
+            true => Some((take_unsigned(&mut self.bytes)? as i32, size.into())),
         };
         Some(GroupSite { first, patch, write, flags_kept, retry, ready })
     }
@@ -266,6 +275,6 @@ impl Iterator for Records<'_> {
     }
 }
 
-fn bits<const N: usize>(bits: u8) -> [bool; N] {
+fn bits<const N: usize>(bits: u16) -> [bool; N] {
     std::array::from_fn(|number| bits >> number & 1 != 0)
 }

@@ -64,15 +64,15 @@ impl Sample {
         }
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    fn bytes(&self, forms: &mut Forms) -> Vec<u8> {
         let Self { length, ref parts, ref sites, ref views } = *self;
         let mut bytes = vec![0x55];
-        write(&mut bytes, Noted { start: START, length, parts, sites, views });
+        write(&mut bytes, forms, Noted { start: START, length, parts, sites, views });
         bytes.split_off(1)
     }
 
-    fn records<'a>(&self, bytes: &'a [u8]) -> Records<'a> {
-        Records::new(bytes, START, self.parts[0].guest)
+    fn records<'a>(&self, bytes: &'a [u8], forms: &'a Forms) -> Records<'a> {
+        Records::new(bytes, forms, START, self.parts[0].guest)
     }
 
     /// A site as it should be read.
@@ -128,10 +128,11 @@ fn kind(random: &mut Random, (begin, end): (u64, u64), part: Part) -> Kind {
 #[test]
 fn blocks_come_back_as_they_were() {
     let mut random = Random::new(15);
+    let mut forms = Forms::default();
     for _ in 0..3000 {
         let sample = Sample::new(&mut random);
-        let bytes = sample.bytes();
-        let records = sample.records(&bytes);
+        let bytes = sample.bytes(&mut forms);
+        let records = sample.records(&bytes, &forms);
         let instructions = || sample.parts.iter().filter(|part| !part.after);
         assert!(records.clone().guest_offsets().eq(instructions().map(|part| part.guest)));
         assert_eq!(records.clone().end(), START + u64::from(sample.length));
@@ -162,10 +163,11 @@ fn blocks_come_back_as_they_were() {
 #[test]
 fn code_is_found_by_its_address() {
     let mut random = Random::new(16);
+    let mut forms = Forms::default();
     for _ in 0..300 {
         let sample = Sample::new(&mut random);
-        let bytes = sample.bytes();
-        let records = sample.records(&bytes);
+        let bytes = sample.bytes(&mut forms);
+        let records = sample.records(&bytes, &forms);
         for offset in 0..sample.length {
             let part = sample.parts.iter().rfind(|part| part.host <= offset).unwrap();
             assert_eq!(records.clone().guest_at(START + u64::from(offset)), Some(part.guest));
@@ -201,16 +203,18 @@ fn usual_records_are_short() {
     let sites = kinds.map(|kind| Placed { part: 9, offset: 0x2b, kind });
     let mut bytes = Vec::new();
     let noted = Noted { start: START, length: 30, parts: &parts, sites: &sites, views: &[] };
-    write(&mut bytes, noted);
+    write(&mut bytes, &mut Forms::default(), noted);
     assert_eq!(bytes.len(), 10 + 2 + 1 + 1);
 }
 
 #[test]
 fn anything_can_be_read() {
     let mut random = Random::new(17);
+    let mut forms = Forms::default();
+    forms.put(&mut Vec::new(), [u16::MAX; 4]);
     for _ in 0..3000 {
         let bytes: Vec<u8> = (0..random.below(40)).map(|_| random.next() as u8).collect();
-        let records = Records::new(&bytes, START, 0x123);
+        let records = Records::new(&bytes, &forms, START, 0x123);
         assert!(records.clone().count() <= bytes.len());
         assert!(records.site(bytes.len()).is_none());
     }

@@ -1,17 +1,20 @@
 //! Writing the records of a block.
 
-use super::{LAST, MORE, Noted, Part, STACKS, put_signed, put_unsigned, size_code, tag};
+use super::forms::Form;
+use super::{
+    Forms, LAST, MORE, Noted, OF_GROUP, OPERAND, Part, STACKS, put_signed, put_unsigned, tag,
+};
 use crate::site::{GroupSite, Kind};
 use crate::views::ViewState;
 
 /// Appends the records of a block, for [`super::Records`] to read.
-pub(crate) fn write(bytes: &mut Vec<u8>, noted: Noted<'_>) {
+pub(crate) fn write(bytes: &mut Vec<u8>, forms: &mut Forms, noted: Noted<'_>) {
     let Noted { start, length, parts, mut sites, mut views } = noted;
     let mut next = parts.first().map_or(0, |first| first.guest);
     for (number, part) in parts.iter().enumerate() {
         let end = parts.get(number + 1).map_or(length, |next| next.host);
         let [begin, end_address] = [part.host, end].map(|host| start + u64::from(host));
-        let mut writer = Writer { bytes, begin, end: end_address };
+        let mut writer = Writer { bytes, forms, begin, end: end_address };
         let (own_sites, later) =
             sites.split_at(sites.partition_point(|site| usize::from(site.part) <= number));
         sites = later;
@@ -22,8 +25,10 @@ pub(crate) fn write(bytes: &mut Vec<u8>, noted: Noted<'_>) {
         next = part.guest.wrapping_add(part.length.into());
         let (own_views, later) = views.split_at(views.partition_point(|view| view.host < end));
         views = later;
+        let mut last = part.host;
         for view in own_views {
-            writer.view(view.host - part.host, view.state);
+            writer.view(view.host - last, view.state);
+            last = view.host;
         }
         for site in own_sites {
             if site.offset != part.guest {
@@ -38,6 +43,7 @@ pub(crate) fn write(bytes: &mut Vec<u8>, noted: Noted<'_>) {
 /// Writes records of the code between two addresses.
 struct Writer<'a> {
     bytes: &'a mut Vec<u8>,
+    forms: &'a mut Forms,
     begin: u64,
     end: u64,
 }
@@ -88,13 +94,16 @@ impl Writer<'_> {
     fn view(&mut self, distance: u32, state: ViewState) {
         let ViewState { flags_kept, homes: [r10, r11], behind } = state;
         let flags = bits([flags_kept, r10, r11]);
-        if behind == 0 {
-            self.bytes.push(tag::VIEW + flags);
-        } else {
-            self.bytes.push(tag::VIEW_BEHIND + flags);
-            self.signed(behind.into());
+        match u8::try_from(distance) {
+            Ok(distance @ 0..MORE) if flags == 0 && behind == 0 => {
+                self.bytes.push(tag::VIEW + distance);
+            }
+            _ => {
+                self.bytes.extend([tag::VIEW_ANY, flags]);
+                self.signed(behind.into());
+                self.unsigned(distance);
+            }
         }
-        self.unsigned(distance);
     }
 
     /// Begins the record of a site with a number from a list, or the list's length.
@@ -140,17 +149,9 @@ impl Writer<'_> {
                 self.signed(target);
             }
             Kind::Miss { in_r11, size, write, flags_kept, spanned, retry, ready } => {
-                self.bytes.push(tag::MISS + bits([in_r11, write, flags_kept, spanned]));
-                let before = retry.wrapping_sub(self.begin);
-                let code = size_code(size.into());
-                self.bytes.push(code << 4 | before.min(MORE.into()) as u8);
-                if before >= MORE.into() {
-                    self.distance(self.begin + u64::from(MORE), retry);
-                }
-                if code == MORE {
-                    self.bytes.push(size);
-                }
-                self.distance(retry, ready);
+                let flags = bits([in_r11, write, flags_kept, spanned]);
+                let form = [OPERAND | u16::from(flags), size.into(), between(retry, ready), 0];
+                self.probe(tag::MISS, retry, form);
             }
             Kind::Group(group) => self.group(&group),
             Kind::Interpret { op, goes_on, spanned } => {
@@ -162,18 +163,35 @@ impl Writer<'_> {
 
     fn group(&mut self, group: &GroupSite) {
         let &GroupSite { first, patch, write, flags_kept, retry, ready } = group;
-        self.bytes.push(tag::GROUP + bits([write, flags_kept, first.is_some()]));
-        self.distance(self.begin, retry);
-        self.distance(retry, ready);
-        self.distance(patch, ready);
-        if let Some((offset, size)) = first {
-            let code = size_code(size);
-            self.unsigned((offset as u32) << 4 | u32::from(code));
-            if code == MORE {
-                self.unsigned(size as u32);
-            }
+        let flags = bits([write, flags_kept, first.is_some()]);
+        let [to_ready, after_patch] = [retry, patch].map(|from| between(from, ready));
+        let (offset, size) = first.unwrap_or_default();
+        self.probe(
+            tag::GROUP,
+            retry,
+            [OF_GROUP | u16::from(flags), size as u16, to_ready, after_patch],
+        );
+        if first.is_some() {
+            self.unsigned(offset as u32);
         }
     }
+
+    /// Begins the record of a probe that is tried again at `retry`.
+    fn probe(&mut self, first: u8, retry: u64, form: Form) {
+        let before = retry.wrapping_sub(self.begin);
+        self.bytes.push(first + before.min(MORE.into()) as u8);
+        self.forms.put(self.bytes, form);
+        if before >= MORE.into() {
+            self.distance(self.begin + u64::from(MORE), retry);
+        }
+    }
+}
+
+/// The distance of two places in a probe.
+fn between(from: u64, to: u64) -> u16 {
+    let distance = u16::try_from(to.wrapping_sub(from));
+    debug_assert!(distance.is_ok(), "probes are short");
+    distance.unwrap_or(0)
 }
 
 fn bits<const N: usize>(bits: [bool; N]) -> u8 {
