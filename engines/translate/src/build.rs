@@ -15,6 +15,7 @@ use crate::memory::ColdProbe;
 use crate::plan::Plan;
 use crate::records::{Part, Placed};
 use crate::scratch::Scratch;
+use crate::seeing::is_upper;
 use crate::site::{self, Kind};
 use crate::statistics::Statistics;
 use crate::stubs::Stubs;
@@ -23,7 +24,7 @@ use ambos_interpret::Cpu;
 use ambos_interpret::decode;
 use ambos_interpret::mmu::SETS;
 use ambos_interpret::op::Op;
-use iced_x86::{Instruction, InstructionInfoFactory};
+use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic};
 use std::rc::Rc;
 
 /// What a block is made from.
@@ -538,13 +539,25 @@ impl Builder<'_> {
         let start = offset - (self.source.linear & 0xfff) as usize;
         let original = self.original(bytes, self.page_base() | offset as u64);
         let lowered = decode::lower(self.cpu, &original, bytes, start);
-        let goes_on = !lowered.ends_block;
-        let spanned = self.plan.spans(self.index);
+        // A supervisor may have changed what the addresses of the block mean.
+        let returns = self.is_hypercall();
+        let goes_on = !lowered.ends_block || returns;
+        let spanned = self.plan.spans(self.index) || returns;
         let op = self.built.ops.len() as u32;
         self.built.ops.push(Rc::new(lowered.op));
         let site = self.site(Kind::Interpret { op, goes_on, spanned });
         self.leave_at(site);
-        lowered.ends_block
+        !goes_on
+    }
+
+    /// Whether the current instruction is one that the kernel of a deprivileged guest calls its supervisor by: most
+    /// calls come back to what follows, and change nothing that the rest of the block depends on.
+    fn is_hypercall(&self) -> bool {
+        self.current.mnemonic() == Mnemonic::Syscall
+            && self.cpu.supervised.on
+            && is_upper(self.source.linear)
+            && !self.source.narrow
+            && !self.source.apart
     }
 
     /// The linear address of the next instruction.

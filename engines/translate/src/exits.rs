@@ -183,6 +183,7 @@ impl Translator {
                 let rip = base.wrapping_add(u64::from(start));
                 self.head.cpu.native.gpr[RIP] = rip;
                 let mode = self.mode();
+                let root = self.head.cpu.control.cr3;
                 let changes = self.head.cpu.tlb.changes();
                 let events = self.head.cpu.events;
                 let stop = self.head.cpu.run_op(platform, &op);
@@ -190,7 +191,8 @@ impl Translator {
                 if let Some(stop) = stop {
                     return Next::Stop(stop);
                 }
-                let unchanged = !spanned || changes == self.head.cpu.tlb.changes();
+                let unchanged = !spanned
+                    || changes == self.head.cpu.tlb.changes() && root == self.head.cpu.control.cr3;
                 if goes_on && unchanged && self.mode() == mode {
                     self.resume_if(block, rip.wrapping_add(u64::from(op.end)), next)
                 } else {
