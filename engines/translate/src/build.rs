@@ -12,6 +12,7 @@ use crate::flags::FlagsIn;
 use crate::layout::{self, SetLayout};
 use crate::liveness;
 use crate::memory::ColdProbe;
+use crate::ops::Decoded;
 use crate::plan::Plan;
 use crate::records::{Part, Placed};
 use crate::scratch::Scratch;
@@ -21,11 +22,10 @@ use crate::statistics::Statistics;
 use crate::stubs::Stubs;
 use crate::views::ViewSite;
 use ambos_interpret::Cpu;
+use ambos_interpret::cpu::RIP;
 use ambos_interpret::decode;
 use ambos_interpret::mmu::SETS;
-use ambos_interpret::op::Op;
 use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic};
-use std::rc::Rc;
 
 /// What a block is made from.
 pub(crate) struct Source<'a> {
@@ -83,7 +83,7 @@ pub(crate) struct Built {
     /// The places where it leaves.
     pub(crate) sites: Vec<Placed>,
     /// The instructions for the interpreter that they name.
-    pub(crate) ops: Vec<Rc<Op>>,
+    pub(crate) ops: Vec<Decoded>,
     /// The accesses to what is seen.
     pub(crate) views: Vec<ViewSite>,
     /// What parts of the code belong to its instructions.
@@ -536,15 +536,18 @@ impl Builder<'_> {
     pub(crate) fn leave_to_interpreter(&mut self) -> bool {
         let offset = usize::from(self.offset);
         let bytes = &self.source.page[offset..offset + self.current.len()];
-        let start = offset - (self.source.linear & 0xfff) as usize;
-        let original = self.original(bytes, self.page_base() | offset as u64);
-        let lowered = decode::lower(self.cpu, &original, bytes, start);
+        let linear = self.page_base() | offset as u64;
+        let original = self.original(bytes, linear);
+        // As if the block began here.
+        let rip = std::mem::replace(&mut self.cpu.native.gpr[RIP], linear);
+        let lowered = decode::lower(self.cpu, &original, bytes, 0);
+        self.cpu.native.gpr[RIP] = rip;
         // A supervisor may have changed what the addresses of the block mean.
         let returns = self.is_hypercall();
         let goes_on = !lowered.ends_block || returns;
         let spanned = self.plan.spans(self.index) || returns;
         let op = self.built.ops.len() as u32;
-        self.built.ops.push(Rc::new(lowered.op));
+        self.built.ops.push(Decoded::new(bytes, lowered.op));
         let site = self.site(Kind::Interpret { op, goes_on, spanned });
         self.leave_at(site);
         !goes_on

@@ -7,13 +7,12 @@ use crate::directory::{Directory, MOST_BLOCKS};
 use crate::emit::relative;
 use crate::key::{Key, Map, Place};
 use crate::numbers::PageNumbers;
+use crate::ops::Ops;
 use crate::recent::Recent;
-use crate::records::{self, Forms, Noted, Placed};
+use crate::records::{self, Forms, Noted};
 use crate::site::{self, GroupState, Kind, Site};
 use crate::views::ViewState;
 use ambos_hostcode::Arena;
-use ambos_interpret::op::Op;
-use std::rc::Rc;
 
 /// UD2.
 const TRAP: [u8; 2] = [0x0f, 0x0b];
@@ -32,7 +31,7 @@ pub(crate) struct Cache {
     /// Sites that were looked for, by number and by address: no address is as low as a number.
     recent: Recent,
     /// Instructions for the interpreter.
-    ops: Vec<Rc<Op>>,
+    pub(crate) ops: Ops,
     /// Groups whose probes failed, by site.
     groups: Map<u32, GroupState>,
     /// Entries from later places in the same page that were made after their blocks, as offsets in the code cache.
@@ -109,11 +108,6 @@ impl Cache {
         Some(found)
     }
 
-    /// The instruction for the interpreter with a number.
-    pub(crate) fn op(&self, number: u32) -> Option<Rc<Op>> {
-        self.ops.get(number as usize).cloned()
-    }
-
     /// What became of the group of operands at a site.
     pub(crate) fn group_state(&mut self, site: u32) -> &mut GroupState {
         self.groups.entry(site).or_default()
@@ -170,15 +164,16 @@ impl Cache {
             saves_flags: built.saves_flags,
         };
         entries.write(&mut self.bytes, &mut self.forms, start);
-        let first_op = self.ops.len() as u32;
-        let sites = built.sites.into_iter().map(|mut site: Placed| {
-            if let Kind::Interpret { op, .. } = &mut site.kind {
-                *op += first_op;
+        let ops: Vec<u32> =
+            built.ops.into_iter().map(|decoded| self.ops.number(decoded, key.mode)).collect();
+        let mut sites = built.sites;
+        for site in &mut sites {
+            if let Kind::Interpret { op, .. } = &mut site.kind
+                && let Some(&number) = ops.get(*op as usize)
+            {
+                *op = number;
             }
-            site
-        });
-        let sites: Vec<Placed> = sites.collect();
-        self.ops.extend(built.ops);
+        }
         let (parts, sites, views) = (&built.parts[..], &sites[..], &built.views[..]);
         let noted = Noted { start, length: length as u32, parts, sites, views };
         records::write(&mut self.bytes, &mut self.forms, noted);
@@ -192,13 +187,11 @@ impl Cache {
 
     /// Bytes of what is known of blocks and of places without one.
     pub(crate) fn size(&self) -> usize {
-        // The two counts of an `Rc`.
-        let op = size_of::<Op>() + size_of::<Rc<Op>>() + 2 * size_of::<usize>();
         size_of_val(&self.blocks[..])
             + self.directory.size()
             + self.bytes.len()
             + self.forms.size()
-            + self.ops.len() * op
+            + self.ops.size()
             + self.groups.capacity() * (size_of::<(u32, GroupState)>() + 1)
             + self.polling.capacity() * (size_of::<(u32, u32)>() + 1)
             + self.steps.size()
@@ -277,7 +270,7 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::Part;
+    use crate::records::{Part, Placed};
     use ambos_hostcode::arena::Region;
 
     const LENGTH: usize = 16;

@@ -171,23 +171,21 @@ impl Translator {
             }
             Kind::Group(group) => self.serve_group(platform, (block, offset), number, &group),
             Kind::Interpret { op, goes_on, spanned } => {
-                let Some(op) = self.cache.op(op) else { return self.serve_fault(platform) };
+                let Some(op) = self.cache.ops.get(op) else { return self.serve_fault(platform) };
                 self.statistics.handled += 1;
                 let next = site.next;
                 self.take_flags();
+                let rip = base.wrapping_add(u64::from(offset));
+                self.head.cpu.native.gpr[RIP] = rip;
                 if self.head.cpu.slow {
-                    self.head.cpu.native.gpr[RIP] = base.wrapping_add(u64::from(offset));
                     return Next::Boundary;
                 }
-                let start = offset - op.start;
-                let rip = base.wrapping_add(u64::from(start));
-                self.head.cpu.native.gpr[RIP] = rip;
                 let mode = self.mode();
                 let root = self.head.cpu.control.cr3;
                 let changes = self.head.cpu.tlb.changes();
                 let events = self.head.cpu.events;
                 let stop = self.head.cpu.run_op(platform, &op);
-                self.note_interpreted(base.wrapping_add(u64::from(offset)), events);
+                self.note_interpreted(rip, events);
                 if let Some(stop) = stop {
                     return Next::Stop(stop);
                 }

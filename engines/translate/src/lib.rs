@@ -55,6 +55,7 @@ mod liveness;
 mod memory;
 mod native;
 mod numbers;
+mod ops;
 mod options;
 mod perf_map;
 mod plan;

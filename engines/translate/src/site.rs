@@ -1,5 +1,7 @@
 //! The places where generated code leaves to the dispatcher, as data.
 
+use std::num::NonZeroU32;
+
 /// Why generated code left, and how to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -84,8 +86,8 @@ pub(crate) struct GroupSite {
 /// What became of the probe of a group that failed.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct GroupState {
-    /// Address of code that goes on without groups, once that was made.
-    pub(crate) apart: Option<u64>,
+    /// Offset in the code cache of code that goes on without groups, once that was made: at its start there are stubs.
+    pub(crate) apart: Option<NonZeroU32>,
     /// How often the group had to be taken apart for what the TLB cannot have.
     pub(crate) failures: u32,
 }

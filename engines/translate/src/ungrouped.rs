@@ -14,6 +14,7 @@ use crate::site::GroupSite;
 use ambos_hostcode::arena::Region;
 use ambos_interpret::cpu::RIP;
 use ambos_vcpu::Platform;
+use std::num::NonZeroU32;
 
 /// After so many failures for what the TLB cannot have a probe leads to code without groups at once.
 const USUAL: u32 = 16;
@@ -123,7 +124,8 @@ impl Translator {
             return None;
         }
         self.statistics.host_bytes += code.bytes.len() as u64;
-        self.cache.group_state(number).apart = Some(start);
+        let offset = (start - self.arena.start() as u64) as u32;
+        self.cache.group_state(number).apart = NonZeroU32::new(offset);
         self.arena.patch(group.patch as usize, &relative(group.patch, way));
         Some(body)
     }
@@ -144,6 +146,7 @@ impl Translator {
             return false;
         }
         let Some(apart) = state.apart else { return true };
+        let apart = self.arena.start() as u64 + u64::from(apart.get());
         let patch = group.patch;
         self.arena.patch(patch as usize, &relative(patch, apart));
         false

@@ -210,3 +210,25 @@ fn an_odd_operand_is_found_in_the_second_level_of_the_tlb() {
     // Operands of this size leave translated code each time.
     assert!(engine.statistics().tlb_misses > 900);
 }
+
+#[test]
+fn an_instruction_that_the_interpreter_runs_is_where_it_is() {
+    let (mut engine, ram, _) = common::translator();
+    let (mut reference, reference_ram) = common::interpreter();
+    // sgdt [rip + distance], twice: the same bytes, which name two places.
+    let distance = (DATA - CODE) as i32 - 7;
+    let mut code = Vec::new();
+    for _ in 0..2 {
+        code.extend([0x0f, 0x01, 0x05]);
+        code.extend(distance.to_le_bytes());
+    }
+    common::close_loop(&mut code, &[0xff, 0xc9]);
+    let mut start = common::state();
+    start.gpr[1] = 100;
+    let (got, got_data) = common::run(&mut engine, &ram, &start, &code);
+    let (want, want_data) = common::run(&mut reference, &reference_ram, &start, &code);
+    assert_eq!((got.rip, got.gpr), (want.rip, want.gpr));
+    assert_eq!(got_data, want_data);
+    assert_ne!(want_data[..17], [0; 17]);
+    assert!(engine.statistics().handled > 100);
+}

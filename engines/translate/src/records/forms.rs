@@ -1,5 +1,6 @@
 //! What many records have in common, told by a byte.
 
+use super::lengths::Lengths;
 use super::{put_unsigned, take_byte, take_unsigned};
 
 /// How many forms have a number. Guests have some 150.
@@ -10,23 +11,27 @@ const OTHER: u8 = MOST as u8;
 /// Four numbers, whatever they mean.
 pub(crate) type Form = [u16; 4];
 
-/// The first forms that there were, in order.
+/// What has a number.
 #[derive(Debug, Default)]
-pub(crate) struct Forms(Vec<Form>);
+pub(crate) struct Forms {
+    /// The first forms that there were, in order.
+    forms: Vec<Form>,
+    pub(super) lengths: Lengths,
+}
 
 impl Forms {
     /// Bytes in use.
     pub(crate) fn size(&self) -> usize {
-        size_of_val(&self.0[..])
+        size_of_val(&self.forms[..]) + self.lengths.size()
     }
 
     /// Appends a form.
     pub(crate) fn put(&mut self, bytes: &mut Vec<u8>, form: Form) {
-        match self.0.iter().position(|&known| known == form) {
+        match self.forms.iter().position(|&known| known == form) {
             Some(number) => bytes.push(number as u8),
-            None if self.0.len() < MOST => {
-                bytes.push(self.0.len() as u8);
-                self.0.push(form);
+            None if self.forms.len() < MOST => {
+                bytes.push(self.forms.len() as u8);
+                self.forms.push(form);
             }
             None => {
                 bytes.push(OTHER);
@@ -40,7 +45,7 @@ impl Forms {
     pub(crate) fn take(&self, bytes: &mut &[u8]) -> Option<Form> {
         let number = take_byte(bytes)?;
         if number != OTHER {
-            return self.0.get(usize::from(number)).copied();
+            return self.forms.get(usize::from(number)).copied();
         }
         let mut form = [0; 4];
         for part in &mut form {
@@ -63,7 +68,7 @@ mod tests {
         let mut rest = &bytes[..];
         assert!((0..1000).all(|number| forms.take(&mut rest) == Some(form(number))));
         assert_eq!(forms.take(&mut rest), None);
-        assert!(forms.size() <= MOST * size_of::<Form>());
+        assert_eq!(forms.forms.len(), MOST);
         assert_eq!(Forms::default().take(&mut &[3][..]), None);
     }
 }

@@ -6,6 +6,7 @@
 //! dozen records, one to five bytes each.
 
 mod forms;
+mod lengths;
 mod read;
 mod varint;
 mod write;
@@ -64,16 +65,14 @@ pub(crate) struct Noted<'a> {
 /// First bytes of records.
 mod tag {
     use super::MORE;
+    use super::lengths::MOST as NUMBERED;
 
-    /// Instructions of usual lengths whose host code is about as long, by [`LENGTHS`] and [`DIFFERENCES`].
+    /// Instructions whose lengths have a number.
     pub(super) const INSTRUCTION: u8 = 0;
-    /// How many lengths, from one on, are usual.
+    /// Others, by their length less one; that of the host code follows.
+    pub(super) const LONG: u8 = INSTRUCTION + NUMBERED;
+    /// How many lengths these are.
     pub(super) const LENGTHS: u8 = 10;
-    /// How many differences of the lengths are, and the least of them.
-    pub(super) const DIFFERENCES: u8 = 16;
-    pub(super) const LEAST_DIFFERENCE: i64 = -4;
-    /// Instructions of usual lengths; the length of the host code follows.
-    pub(super) const LONG: u8 = LENGTHS * DIFFERENCES;
     /// An instruction; both lengths follow.
     pub(super) const ANY: u8 = LONG + LENGTHS;
     /// Another part of the same instruction; the length of the host code follows.
@@ -87,7 +86,7 @@ mod tag {
     /// Accesses to what is seen with all of the guest's state in its place, by the distance from the last one, or from the
     /// part's start.
     pub(super) const VIEW: u8 = AWAY + 1;
-    /// Others; flags, what the stack pointer is behind by, and the distance follow.
+    /// Others; their form follows.
     pub(super) const VIEW_ANY: u8 = VIEW + MORE;
     /// Sites of [`crate::site::Kind`], by what is told by few bits; of those of operands, the distance of where to try again
     /// from the part's start.
@@ -109,9 +108,10 @@ const STACKS: [i32; 3] = [0, -8, 8];
 const LAST: [u64; 2] = [4, 9];
 /// Distances that are less are told by the first byte; of others follows what they are more by.
 const MORE: u8 = 15;
-/// The first number of forms of operands and of groups of them, above flags.
+/// The first number of forms of operands, of groups of them and of accesses to what is seen, above flags.
 const OPERAND: u16 = 0x100;
 const OF_GROUP: u16 = 0x200;
+const OF_VIEW: u16 = 0x400;
 /// The same of entries, which their own module has.
 pub(crate) const OF_ENTRIES: u16 = 0x300;
 

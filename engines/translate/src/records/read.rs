@@ -166,10 +166,7 @@ impl<'a> Records<'a> {
     /// Lengths of an instruction and its host code.
     fn lengths(&mut self, first: u8) -> Option<(u8, u32)> {
         if first < tag::LONG {
-            let first = first - tag::INSTRUCTION;
-            let length = 1 + first / tag::DIFFERENCES;
-            let difference = i64::from(first % tag::DIFFERENCES) + tag::LEAST_DIFFERENCE;
-            return Some((length, (i64::from(length) + difference) as u32));
+            return self.forms.lengths.get(first - tag::INSTRUCTION);
         }
         let length = match first {
             tag::ANY => take_byte(&mut self.bytes)?,
@@ -179,15 +176,12 @@ impl<'a> Records<'a> {
     }
 
     fn view(&mut self, first: u8) -> Option<Record> {
-        let (mut flags, mut behind) = (0, 0);
-        self.view_at += if first == tag::VIEW_ANY {
-            flags = take_byte(&mut self.bytes)?;
-            behind = take_signed(&mut self.bytes)?;
-            self.distance()?
-        } else {
-            u64::from(first - tag::VIEW)
+        let [flags, behind, distance, _] = match first {
+            tag::VIEW_ANY => self.forms.take(&mut self.bytes)?,
+            _ => [0, 0, (first - tag::VIEW).into(), 0],
         };
-        let [flags_kept, r10, r11] = bits(flags.into());
+        self.view_at += u64::from(distance);
+        let [flags_kept, r10, r11] = bits(flags);
         Some(Record::View(
             self.view_at,
             ViewState { flags_kept, homes: [r10, r11], behind: behind as i16 },

@@ -2,7 +2,8 @@
 
 use super::forms::Form;
 use super::{
-    Forms, LAST, MORE, Noted, OF_GROUP, OPERAND, Part, STACKS, put_signed, put_unsigned, tag,
+    Forms, LAST, MORE, Noted, OF_GROUP, OF_VIEW, OPERAND, Part, STACKS, put_signed, put_unsigned,
+    tag,
 };
 use crate::site::{GroupSite, Kind};
 use crate::views::ViewState;
@@ -75,20 +76,15 @@ impl Writer<'_> {
             self.bytes.push(tag::JUMPED);
             self.signed(i32::from(guest) - i32::from(next));
         }
-        if !(1..=tag::LENGTHS).contains(&length) {
-            self.bytes.extend([tag::ANY, length]);
-            return self.unsigned(host);
+        if let Some(number) = self.forms.lengths.number(length, host) {
+            self.bytes.push(tag::INSTRUCTION + number);
+            return;
         }
-        let difference = i64::from(host) - i64::from(length) - tag::LEAST_DIFFERENCE;
-        match u8::try_from(difference) {
-            Ok(difference @ 0..tag::DIFFERENCES) => {
-                self.bytes.push(tag::INSTRUCTION + (length - 1) * tag::DIFFERENCES + difference);
-            }
-            _ => {
-                self.bytes.push(tag::LONG + length - 1);
-                self.unsigned(host);
-            }
+        match length {
+            1..=tag::LENGTHS => self.bytes.push(tag::LONG + length - 1),
+            _ => self.bytes.extend([tag::ANY, length]),
         }
+        self.unsigned(host);
     }
 
     fn view(&mut self, distance: u32, state: ViewState) {
@@ -99,9 +95,10 @@ impl Writer<'_> {
                 self.bytes.push(tag::VIEW + distance);
             }
             _ => {
-                self.bytes.extend([tag::VIEW_ANY, flags]);
-                self.signed(behind.into());
-                self.unsigned(distance);
+                self.bytes.push(tag::VIEW_ANY);
+                let distance = between(0, distance.into());
+                let form = [OF_VIEW | u16::from(flags), behind as u16, distance, 0];
+                self.forms.put(self.bytes, form);
             }
         }
     }
@@ -187,10 +184,10 @@ impl Writer<'_> {
     }
 }
 
-/// The distance of two places in a probe.
+/// The distance of two places in a part.
 fn between(from: u64, to: u64) -> u16 {
     let distance = u16::try_from(to.wrapping_sub(from));
-    debug_assert!(distance.is_ok(), "probes are short");
+    debug_assert!(distance.is_ok(), "parts are short");
     distance.unwrap_or(0)
 }
 
