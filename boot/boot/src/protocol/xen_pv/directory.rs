@@ -98,21 +98,19 @@ impl Directory {
     /// Writes all tables.
     pub(super) fn write(&self, builder: &Builder<'_>) -> Result<(), BootError> {
         let mut entries = self.entries.as_slice();
+        let mut bytes = vec![0; PART * PAGE_SIZE as usize];
         for range in &self.frames {
             for first in range.clone().step_by(PART) {
                 let count = (range.end - first).min(PART as u64) as usize;
                 let (part, rest) = entries.split_at(count * ENTRIES as usize);
-                let bytes: Vec<u8> = part
-                    .iter()
-                    .flat_map(|&entry| {
-                        match entry {
-                            0 => 0,
-                            entry => builder.machine(entry >> 12) << 12 | entry & (PAGE_SIZE - 1),
-                        }
-                        .to_le_bytes()
-                    })
-                    .collect();
-                builder.write(first << 12, &bytes)?;
+                for (place, &entry) in bytes.chunks_exact_mut(8).zip(part) {
+                    let entry = match entry {
+                        0 => 0,
+                        entry => builder.machine(entry >> 12) << 12 | entry & (PAGE_SIZE - 1),
+                    };
+                    place.copy_from_slice(&entry.to_le_bytes());
+                }
+                builder.write(first << 12, &bytes[..count * PAGE_SIZE as usize])?;
                 entries = rest;
             }
         }
