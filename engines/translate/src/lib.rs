@@ -8,8 +8,9 @@
 //!
 //! - [`dispatch`]: the loop between blocks, finding and translating them. [`exits`]: what each exit of
 //!   translated code wants and how the run goes on.
-//! - [`cache`]: which blocks there are; invalidation. [`cold`]: what is not translated yet. [`site`]: the
-//!   places where blocks leave.
+//! - [`cache`]: which blocks there are; invalidation. [`directory`], [`key`]: where in guest code they are. [`block`],
+//!   [`records`], [`ops`]: what is known of each. [`cold`]: what is not translated yet. [`site`]: the places where blocks
+//!   leave; [`recent`]: those where they did lately.
 //! - [`build`], [`entries`]: from guest instructions to host code; [`classify`], [`liveness`], [`emit`].
 //! - [`copy`], [`stack`]: instructions that are copied; pushes, pops, calls and returns.
 //! - [`plan`], [`group`]: which memory operands share a probe, and how they do.
