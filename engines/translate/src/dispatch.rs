@@ -131,12 +131,11 @@ impl Translator {
             host_mxcsr: xstate::MXCSR_RESET,
             ..Slots::default()
         };
-        let head_size = windows.head_size();
         let mut head = SharedHead::new(Head { slots, cpu }, windows);
         let mut arena = Arena::divided(options.code_cache.max(1 << 20))?;
         let mut code = Code::new();
         code.start(arena.next(Region::Hot) as u64);
-        let sets = std::array::from_fn(|set| SetLayout::new(head_size, set));
+        let sets = std::array::from_fn(|set| SetLayout::new(set));
         let views = match options.views {
             Views::Auto if !has_fast_pext() => Views::Never,
             Views::Never => Views::Never,

@@ -57,7 +57,7 @@ const WAYS: usize = 16;
 const NAMED_WINDOWS: usize = 32;
 /// How far the index of an entry in the first level of the TLB reaches in its register, in bits; above it, there is room
 /// for where to go on in a window of the code.
-pub(crate) const INDEX_BITS: u32 = 15;
+pub(crate) const INDEX_BITS: u32 = 16;
 /// Bytes of a window.
 const WINDOW: u32 = 1 << (32 - INDEX_BITS);
 

@@ -1,7 +1,7 @@
 //! What generated code reaches relative to the GS base.
 //!
-//! The base points at a [`Head`], which is seen at the start of every window of the TLB's banks; the
-//! tail of the window is the bank in use.
+//! The base points into a window of the TLB's banks: a [`Head`] is seen at the start of each, and the tail is the bank in
+//! use.
 
 use crate::counts::{Counted, Counts};
 use crate::plan::GROUPS;
@@ -9,7 +9,7 @@ use crate::x87::XsaveArea;
 use ambos_hostcode::ThunkFrame;
 use ambos_interpret::Cpu;
 use ambos_interpret::cpu::{Mode, NativeState};
-use ambos_interpret::mmu::{Bank, BankViews, Entry, GUARD_OFFSET, Set, page_slots};
+use ambos_interpret::mmu::{Bank, BankViews, Entry, GUARD_OFFSET, PageSlot, Set, Tlb, page_slots};
 use ambos_vcpu::{Control, Msrs, Segment, VectorState};
 use std::mem::offset_of;
 
@@ -80,9 +80,27 @@ pub(crate) struct Head {
     pub(crate) cpu: Cpu,
 }
 
+/// What the GS base points at, from the start of a window: the first level of pages of the supervisor's accesses, which are
+/// most of those that generated code probes for. With short displacements, code is 3 % shorter.
+pub(crate) const GS_BASE: usize = HEAD_BYTES
+    + offset_of!(Bank, sets)
+    + Tlb::SUPERVISOR * size_of::<Set>()
+    + offset_of!(Set, pages);
+/// Bytes of the head of a window: whole pages.
+pub(crate) const HEAD_BYTES: usize = size_of::<Head>().next_multiple_of(0x1000);
+/// Binary logarithm of the bytes of a slot in a first level of pages.
+const PAGE_SLOT_BITS: u32 = size_of::<PageSlot>().trailing_zeros();
+/// How far a linear address is rotated or shifted right so that a mask leaves its place in a first level of pages.
+pub(crate) const PAGE_ROTATION: u8 = 12 - PAGE_SLOT_BITS as u8;
+
+/// What is so far from the start of a window, as a displacement from the GS base.
+const fn at(offset: usize) -> i32 {
+    offset as i32 - GS_BASE as i32
+}
+
 macro_rules! slot {
     ($name:ident, $field:ident) => {
-        pub(crate) const $name: i32 = (offset_of!(Head, slots) + offset_of!(Slots, $field)) as i32;
+        pub(crate) const $name: i32 = at(offset_of!(Head, slots) + offset_of!(Slots, $field));
     };
 }
 slot!(HOST_RSP, host_rsp);
@@ -117,66 +135,66 @@ const NATIVE: usize = CPU + offset_of!(Cpu, native);
 const VECTOR: usize = NATIVE + offset_of!(NativeState, vector);
 
 /// RFLAGS, whose arithmetic part is elsewhere while translated code runs.
-pub(crate) const RFLAGS: i32 = (NATIVE + offset_of!(NativeState, rflags)) as i32;
+pub(crate) const RFLAGS: i32 = at(NATIVE + offset_of!(NativeState, rflags));
 const CONTROL: usize = CPU + offset_of!(Cpu, control);
 const MSRS: usize = CPU + offset_of!(Cpu, msrs);
 
 /// Interrupts are inhibited for one instruction.
-pub(crate) const INTERRUPT_SHADOW: i32 = (CPU + offset_of!(Cpu, interrupt_shadow)) as i32;
+pub(crate) const INTERRUPT_SHADOW: i32 = at(CPU + offset_of!(Cpu, interrupt_shadow));
 /// Something must be looked at before the next instruction.
-pub(crate) const SLOW: i32 = (CPU + offset_of!(Cpu, slow)) as i32;
+pub(crate) const SLOW: i32 = at(CPU + offset_of!(Cpu, slow));
 /// The set of the TLB that is in use.
-pub(crate) const MMU_INDEX: i32 = (CPU + offset_of!(Cpu, mmu_index)) as i32;
+pub(crate) const MMU_INDEX: i32 = at(CPU + offset_of!(Cpu, mmu_index));
 /// The privilege level.
-pub(crate) const CPL: i32 = (CPU + offset_of!(Cpu, mode) + offset_of!(Mode, cpl)) as i32;
+pub(crate) const CPL: i32 = at(CPU + offset_of!(Cpu, mode) + offset_of!(Mode, cpl));
 /// CR0 to CR4, where they are in memory.
 pub(crate) const CONTROL_REGISTERS: [Option<i32>; 5] = [
-    Some((CONTROL + offset_of!(Control, cr0)) as i32),
+    Some(at(CONTROL + offset_of!(Control, cr0))),
     None,
-    Some((CONTROL + offset_of!(Control, cr2)) as i32),
-    Some((CONTROL + offset_of!(Control, cr3)) as i32),
-    Some((CONTROL + offset_of!(Control, cr4)) as i32),
+    Some(at(CONTROL + offset_of!(Control, cr2))),
+    Some(at(CONTROL + offset_of!(Control, cr3))),
+    Some(at(CONTROL + offset_of!(Control, cr4))),
 ];
 /// Selectors that SYSCALL and SYSRET load.
-pub(crate) const STAR: i32 = (MSRS + offset_of!(Msrs, star)) as i32;
+pub(crate) const STAR: i32 = at(MSRS + offset_of!(Msrs, star));
 /// Where SYSCALL leads.
-pub(crate) const LSTAR: i32 = (MSRS + offset_of!(Msrs, lstar)) as i32;
+pub(crate) const LSTAR: i32 = at(MSRS + offset_of!(Msrs, lstar));
 /// Flags that SYSCALL clears.
-pub(crate) const FMASK: i32 = (MSRS + offset_of!(Msrs, fmask)) as i32;
+pub(crate) const FMASK: i32 = at(MSRS + offset_of!(Msrs, fmask));
 /// What RDTSCP and RDPID read.
-pub(crate) const TSC_AUX: i32 = (MSRS + offset_of!(Msrs, tsc_aux)) as i32;
+pub(crate) const TSC_AUX: i32 = at(MSRS + offset_of!(Msrs, tsc_aux));
 /// The base that SWAPGS swaps in.
-pub(crate) const KERNEL_GS_BASE: i32 = (MSRS + offset_of!(Msrs, kernel_gs_base)) as i32;
+pub(crate) const KERNEL_GS_BASE: i32 = at(MSRS + offset_of!(Msrs, kernel_gs_base));
 /// What is added to the host's time-stamp counter.
-pub(crate) const TSC_OFFSET: i32 = (MSRS + offset_of!(Msrs, tsc_offset)) as i32;
+pub(crate) const TSC_OFFSET: i32 = at(MSRS + offset_of!(Msrs, tsc_offset));
 /// The guest's x87 state, in the format of FXSAVE64.
-pub(crate) const X87: i32 = (VECTOR + offset_of!(VectorState, x87)) as i32;
+pub(crate) const X87: i32 = at(VECTOR + offset_of!(VectorState, x87));
 /// The guest's MXCSR.
-pub(crate) const MXCSR: i32 = (VECTOR + offset_of!(VectorState, mxcsr)) as i32;
+pub(crate) const MXCSR: i32 = at(VECTOR + offset_of!(VectorState, mxcsr));
 
 /// General-purpose register `number`.
 pub(crate) fn gpr(number: u8) -> i32 {
-    (NATIVE + offset_of!(NativeState, gpr)) as i32 + i32::from(number) * 8
+    at(NATIVE + offset_of!(NativeState, gpr)) + i32::from(number) * 8
 }
 
 /// Vector register `number`.
 pub(crate) fn zmm(number: u32) -> i32 {
-    (VECTOR + offset_of!(VectorState, zmm)) as i32 + number as i32 * 64
+    at(VECTOR + offset_of!(VectorState, zmm)) + number as i32 * 64
 }
 
 /// Opmask register `number`.
 pub(crate) fn mask(number: u32) -> i32 {
-    (VECTOR + offset_of!(VectorState, k)) as i32 + number as i32 * 8
+    at(VECTOR + offset_of!(VectorState, k)) + number as i32 * 8
 }
 
 /// Base of segment `number`.
 pub(crate) fn segment_base(number: usize) -> i32 {
-    (CPU + offset_of!(Cpu, linear_base)) as i32 + number as i32 * 8
+    at(CPU + offset_of!(Cpu, linear_base)) + number as i32 * 8
 }
 
 /// Field at `field` of the segment register `number`.
 fn segment(number: usize, field: usize) -> i32 {
-    (CPU + offset_of!(Cpu, segments) + number * size_of::<Segment>() + field) as i32
+    at(CPU + offset_of!(Cpu, segments) + number * size_of::<Segment>() + field)
 }
 
 /// Selector in the segment register `number`.
@@ -243,25 +261,26 @@ impl SetLayout {
         self.code_pages + i32::from(number) * 8
     }
 
-    /// The layout of set `set` in a window whose head has `head` bytes.
-    pub(crate) fn new(head: usize, set: usize) -> Self {
-        let guard = (head + GUARD_OFFSET) as i32;
-        let views = head + offset_of!(Bank, views);
-        let page_masks = page_slots(set).map(|slots| ((slots - 1) * size_of::<Entry>()) as u32);
-        let set = head + offset_of!(Bank, sets) + set * size_of::<Set>();
+    /// The layout of set `set`.
+    pub(crate) fn new(set: usize) -> Self {
+        let guard = at(HEAD_BYTES + GUARD_OFFSET);
+        let views = HEAD_BYTES + offset_of!(Bank, views);
+        let [first, second] = page_slots(set).map(|slots| (slots - 1) as u32);
+        let page_masks = [first << PAGE_SLOT_BITS, second * size_of::<Entry>() as u32];
+        let set = HEAD_BYTES + offset_of!(Bank, sets) + set * size_of::<Set>();
         Self {
             page_masks,
-            read: (set + offset_of!(Set, read)) as i32,
-            write: (set + offset_of!(Set, write)) as i32,
-            jumps: (set + offset_of!(Set, jumps)) as i32,
-            code_pages: (set + offset_of!(Set, code_pages)) as i32,
-            distances: (views + offset_of!(BankViews, distances)) as i32,
-            usual: (views + offset_of!(BankViews, usual)) as i32,
+            read: at(set + offset_of!(Set, pages)),
+            write: at(set + offset_of!(Set, pages) + size_of::<Entry>()),
+            jumps: at(set + offset_of!(Set, jumps)),
+            code_pages: at(set + offset_of!(Set, code_pages)),
+            distances: at(views + offset_of!(BankViews, distances)),
+            usual: at(views + offset_of!(BankViews, usual)),
             guard,
-            is_usual: (views + offset_of!(BankViews, is_usual)) as i32,
-            read_second: (set + offset_of!(Set, read_second)) as i32,
-            write_second: (set + offset_of!(Set, write_second)) as i32,
-            jumps_second: (set + offset_of!(Set, jumps_second)) as i32,
+            is_usual: at(views + offset_of!(BankViews, is_usual)),
+            read_second: at(set + offset_of!(Set, read_second)),
+            write_second: at(set + offset_of!(Set, write_second)),
+            jumps_second: at(set + offset_of!(Set, jumps_second)),
         }
     }
 }

@@ -172,7 +172,8 @@ impl Builder<'_> {
     /// Emits the probe for a known linear address: with the slot known there is nothing to compute.
     fn check_known(&mut self, linear: u64, first: u8, second: u8, check: Check) {
         let cache = if check.write { self.set.write } else { self.set.read };
-        let entry = cache + ((linear >> 8) as u32 & self.set.page_masks[0]) as i32;
+        let entry =
+            cache + ((linear >> layout::PAGE_ROTATION) as u32 & self.set.page_masks[0]) as i32;
         self.counters.probes += 1;
         if check.flags_live {
             self.keep_flags(second);
@@ -211,7 +212,7 @@ impl Builder<'_> {
             self.keep_flags(second);
         }
         let retry = self.code.here();
-        self.code.rorx(second, first, 8);
+        self.code.rorx(second, first, layout::PAGE_ROTATION);
         self.code.and32(second, self.set.page_masks[0]);
         self.code.op(true, &[0x33], first, Mem::GsBase(second, cache));
         self.code.cmp(first, 0x1000 - size as i32);
@@ -219,7 +220,7 @@ impl Builder<'_> {
         match check.group {
             Some(_) => {
                 self.code.op(true, &[0x03], first, Mem::GsBase(second, cache + 8));
-                debug_assert_eq!(self.code.here() - miss, second::LIMIT - 4 - 2);
+                debug_assert_eq!(self.code.here() - miss, second::limit(cache) - 4 - 2);
             }
             None => self.code.load(second, Mem::GsBase(second, cache + 8)),
         }

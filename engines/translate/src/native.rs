@@ -1,6 +1,6 @@
 //! The call into generated code, and the memory that it shares with the monitor.
 
-use crate::layout::Head;
+use crate::layout::{GS_BASE, HEAD_BYTES, Head};
 use ambos_hostcode::Windows;
 use std::arch::asm;
 use std::cell::Cell;
@@ -17,7 +17,7 @@ pub(crate) struct SharedHead {
 impl SharedHead {
     /// Moves `head` into the windows' heads, which must be large enough and used by nothing else.
     pub(crate) fn new(head: Head, windows: Arc<Windows>) -> Self {
-        assert!(windows.head_size() >= size_of::<Head>(), "the windows are made for a Head");
+        assert_eq!(windows.head_size(), HEAD_BYTES, "the windows are made for a Head");
         let at = windows.start(0) as *mut Head;
         #[expect(unsafe_code, reason = "the head lies in memory shared with generated code")]
         // SAFETY: `at` is page-aligned, mapped, large enough and used by nothing else.
@@ -32,10 +32,10 @@ impl SharedHead {
     /// `enter` must be the entry stub and the target in the slots generated code of this head.
     pub(crate) fn enter(&mut self, enter: u64, bank: usize) {
         thread_local! {
-            static GS_BASE: Cell<usize> = const { Cell::new(0) };
+            static CURRENT: Cell<usize> = const { Cell::new(0) };
         }
-        let base = self.windows.start(bank);
-        if GS_BASE.replace(base) != base {
+        let base = self.windows.start(bank) + GS_BASE;
+        if CURRENT.replace(base) != base {
             #[expect(unsafe_code, reason = "generated code finds its data by the GS base")]
             // SAFETY: the host allows the instruction (checked when the translator was made);
             // nothing else on x86-64 Linux uses GS in user space.

@@ -26,8 +26,11 @@ pub(crate) const OPEN: u32 = ((JUMPS - 1) << 4) as u32;
 const SIZES: usize = 7;
 
 /// How far before the place where a probe for a group goes on it says how far in a page the group may begin: the operand
-/// of its comparison, before a jump and an addition.
-pub(crate) const LIMIT: u64 = 4 + 6 + 8;
+/// of its comparison, before a jump and the addition of what the first level, which is at this displacement, has.
+pub(crate) fn limit(first_level: i32) -> u64 {
+    let displacement = if i8::try_from(first_level + 8).is_ok() { 1 } else { 4 };
+    4 + 6 + 4 + displacement
+}
 
 /// Where to go on with a group that has been found not to lie in one page before.
 #[derive(Debug, Clone, Copy)]
@@ -193,7 +196,7 @@ fn operand(
     // The address again: xor first, [key]
     code.op(true, &[0x33], first, Mem::GsBase(second, first_level));
     if let Form::Group { leads } = form {
-        look_at_limit(code, first, second, leads, exit);
+        look_at_limit(code, [first, second], limit(first_level), leads, exit);
     }
     let known = code.here();
     code.rorx(second, first, 12);
@@ -209,7 +212,7 @@ fn operand(
     code.load(reg::RAX, Mem::GsBase(second, cache));
     code.load(second, Mem::GsBase(second, cache + 8));
     code.copy(reg::RCX, reg::RAX);
-    code.shr(reg::RCX, 8);
+    code.shr(reg::RCX, layout::PAGE_ROTATION);
     code.and32(reg::RCX, masks[0]);
     code.store(Mem::GsBase(reg::RCX, first_level), reg::RAX);
     code.store(Mem::GsBase(reg::RCX, first_level + 8), second);
@@ -229,7 +232,7 @@ fn operand(
 }
 
 /// Leaves, or goes on elsewhere, if the group at the linear address in `first` does not lie in one page.
-fn look_at_limit(code: &mut Code, first: u8, second: u8, leads: bool, exit: u64) {
+fn look_at_limit(code: &mut Code, [first, second]: [u8; 2], limit: u64, leads: bool, exit: u64) {
     code.store(Mem::Gs(layout::SPILLED_RAX), reg::RAX);
     code.store(Mem::Gs(layout::SAVED_RCX), reg::RCX);
     if leads {
@@ -244,7 +247,7 @@ fn look_at_limit(code: &mut Code, first: u8, second: u8, leads: bool, exit: u64)
     code.copy(reg::RCX, first);
     code.and32(reg::RCX, 0xfff);
     // cmp ecx, dword ptr [limit]
-    code.op(false, &[0x3b], reg::RCX, Mem::Base(reg::RAX, -(LIMIT as i32)));
+    code.op(false, &[0x3b], reg::RCX, Mem::Base(reg::RAX, -(limit as i32)));
     code.load(reg::RCX, Mem::Gs(layout::SAVED_RCX));
     let inside = code.short_jump_if(6);
     if leads {

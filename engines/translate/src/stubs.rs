@@ -53,7 +53,7 @@ fn width() -> Width {
 }
 
 fn gs(disp: i32) -> MemoryOperand {
-    MemoryOperand::new(Register::None, Register::None, 1, i64::from(disp), 4, false, Register::GS)
+    MemoryOperand::new(Register::None, Register::None, 1, i64::from(disp), 8, false, Register::GS)
 }
 
 /// Loads or stores all vector registers.

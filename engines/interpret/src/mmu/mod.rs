@@ -17,8 +17,8 @@ pub use access::{Access, HostRange};
 pub use journal::{Journal, JournalPage, change_page, page_bytes};
 pub use tlb::{
     BANK_WINDOW, BANKS, BARRED_JUMP, Bank, BankViews, CODE_PAGES, ENTRIES, Entry, GUARD_MASK,
-    GUARD_OFFSET, JUMP_SPREAD_SHIFT, JUMPS, PAGE_SPREAD_SHIFT, SECOND_ENTRIES, SECOND_JUMPS, SETS,
-    SPREAD, Set, Tlb, VIEW_MASK, VIEW_REGIONS, jump_slot, page_slots,
+    GUARD_OFFSET, JUMP_SPREAD_SHIFT, JUMPS, PAGE_SPREAD_SHIFT, PageSlot, SECOND_ENTRIES,
+    SECOND_JUMPS, SETS, SPREAD, Set, Tlb, VIEW_MASK, VIEW_REGIONS, jump_slot, page_slots,
 };
 pub use walk::Translation;
 

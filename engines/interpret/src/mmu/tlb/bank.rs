@@ -45,6 +45,13 @@ pub struct Entry {
     pub value: usize,
 }
 
+/// A slot of a first level of pages: one for reads and one for writes lie side by side, so that both of the set that is used
+/// most are within short displacements of one address.
+pub type PageSlot = [Entry; PAGE_SLOT_ENTRIES];
+
+/// Entries of a [`PageSlot`]: for reads and for writes.
+pub(super) const PAGE_SLOT_ENTRIES: usize = 2;
+
 /// The value of an empty entry whose slot is in the list of those that were used.
 pub(super) const LISTED: usize = 1;
 
@@ -52,18 +59,16 @@ pub(super) const LISTED: usize = 1;
 #[derive(Debug)]
 #[repr(C)]
 pub struct Set {
-    /// Pages that may be read.
-    pub read: [Entry; ENTRIES],
-    /// Pages that may be written.
-    pub write: [Entry; ENTRIES],
+    /// Pages that may be read, and those that may be written, side by side: see [`PageSlot`].
+    pub pages: [Entry; ENTRIES * PAGE_SLOT_ENTRIES],
     /// Generated code by linear address.
     pub jumps: [Entry; JUMPS],
     /// Linear addresses of pages of code, as generated code of each page was found there last, or an odd number.
     /// The owner of the code numbers the pages.
     pub code_pages: [u64; CODE_PAGES],
-    /// The second level of `read`.
+    /// The second level of pages that may be read.
     pub read_second: [Entry; SECOND_ENTRIES],
-    /// The second level of `write`.
+    /// The second level of pages that may be written.
     pub write_second: [Entry; SECOND_ENTRIES],
     /// The second level of `jumps`.
     pub jumps_second: [Entry; SECOND_JUMPS],
@@ -95,23 +100,27 @@ impl Cache {
     pub(super) fn slots(self, set: usize, key: u64) -> [usize; 2] {
         match self {
             Self::Jumps => [jump_slot(key), second_jump_slot(key)],
-            _ => [slot(set, key), second_slot(set, key)],
+            Self::Read => [read_slot(set, key), second_slot(set, key)],
+            Self::Write => [write_slot(set, key), second_slot(set, key)],
         }
     }
 
+    /// How many slots of a level an address of zero may belong into.
+    pub(super) const ZEROS: usize = PAGE_SLOT_ENTRIES;
+
     /// The key of an empty entry: one that belongs into another slot.
     pub(super) fn no_key(slot: usize) -> u64 {
-        if slot == 0 { BARRED_JUMP } else { 0 }
+        if slot < Self::ZEROS { BARRED_JUMP } else { 0 }
     }
 }
 
 impl Set {
-    /// The levels of one of the caches.
+    /// The levels of one of the caches. Those of reads and writes have the first in common.
     #[inline]
     pub(super) fn levels(&self, cache: Cache) -> [&[Entry]; 2] {
         match cache {
-            Cache::Read => [&self.read, &self.read_second],
-            Cache::Write => [&self.write, &self.write_second],
+            Cache::Read => [&self.pages, &self.read_second],
+            Cache::Write => [&self.pages, &self.write_second],
             Cache::Jumps => [&self.jumps, &self.jumps_second],
         }
     }
@@ -120,8 +129,8 @@ impl Set {
     #[inline]
     pub(super) fn levels_mut(&mut self, cache: Cache) -> [&mut [Entry]; 2] {
         match cache {
-            Cache::Read => [&mut self.read, &mut self.read_second],
-            Cache::Write => [&mut self.write, &mut self.write_second],
+            Cache::Read => [&mut self.pages, &mut self.read_second],
+            Cache::Write => [&mut self.pages, &mut self.write_second],
             Cache::Jumps => [&mut self.jumps, &mut self.jumps_second],
         }
     }
@@ -137,10 +146,16 @@ pub const fn page_slots(set: usize) -> [usize; 2] {
     }
 }
 
-/// The slot of a page in a first level.
+/// The place for reads of a page in a first level.
 #[inline(always)]
-pub(super) fn slot(set: usize, linear: u64) -> usize {
-    (linear >> 12) as usize & (page_slots(set)[0] - 1)
+pub(super) fn read_slot(set: usize, linear: u64) -> usize {
+    ((linear >> 12) as usize & (page_slots(set)[0] - 1)) * PAGE_SLOT_ENTRIES
+}
+
+/// The place for writes of a page in a first level.
+#[inline(always)]
+pub(super) fn write_slot(set: usize, linear: u64) -> usize {
+    read_slot(set, linear) + 1
 }
 
 /// The slot of a page in a second level.
@@ -171,8 +186,13 @@ mod tests {
         for (cache, set) in
             Cache::ALL.into_iter().flat_map(|cache| (0..SETS).map(move |set| (cache, set)))
         {
-            assert!(cache.slots(set, Cache::no_key(0)).iter().all(|&slot| slot != 0));
-            assert_eq!(cache.slots(set, Cache::no_key(1)), [0, 0]);
+            let zeros = cache.slots(set, 0);
+            assert!(zeros.iter().all(|&slot| slot < Cache::ZEROS));
+            assert_eq!(Cache::no_key(Cache::ZEROS), 0);
+            for slot in 0..Cache::ZEROS {
+                let elsewhere = cache.slots(set, Cache::no_key(slot));
+                assert!(elsewhere.iter().all(|&other| other >= Cache::ZEROS));
+            }
         }
     }
 }

@@ -32,7 +32,7 @@ use writers::{Place, Places, Writers};
 
 pub use bank::{
     BARRED_JUMP, Bank, CODE_PAGES, ENTRIES, Entry, JUMP_SPREAD_SHIFT, JUMPS, PAGE_SPREAD_SHIFT,
-    SECOND_ENTRIES, SECOND_JUMPS, SETS, SPREAD, Set, jump_slot, page_slots,
+    PageSlot, SECOND_ENTRIES, SECOND_JUMPS, SETS, SPREAD, Set, jump_slot, page_slots,
 };
 pub(crate) use fetches::FetchEntry;
 pub use views::{BANK_WINDOW, BankViews, GUARD_MASK, GUARD_OFFSET, VIEW_MASK, VIEW_REGIONS};
@@ -184,7 +184,9 @@ impl Tlb {
                 // Zero is an empty entry everywhere else.
                 for cache in Cache::ALL {
                     for level in set.levels_mut(cache) {
-                        level[0] = Entry { key: Cache::no_key(0), value: 0 };
+                        for (slot, entry) in level.iter_mut().take(Cache::ZEROS).enumerate() {
+                            *entry = Entry { key: Cache::no_key(slot), value: 0 };
+                        }
                     }
                 }
             }
@@ -218,7 +220,7 @@ impl Tlb {
     /// The host address that `linear` reads from.
     #[inline(always)]
     pub fn lookup_read(&self, set: usize, linear: u64) -> Option<usize> {
-        let entry = &self.bank(self.current).sets.get(set)?.read[bank::slot(set, linear)];
+        let entry = &self.bank(self.current).sets.get(set)?.pages[bank::read_slot(set, linear)];
         if entry.key == linear & !0xfff {
             return Some(entry.value + (linear & 0xfff) as usize);
         }
@@ -228,7 +230,7 @@ impl Tlb {
     /// The host address that `linear` writes to.
     #[inline(always)]
     pub fn lookup_write(&self, set: usize, linear: u64) -> Option<usize> {
-        let entry = &self.bank(self.current).sets.get(set)?.write[bank::slot(set, linear)];
+        let entry = &self.bank(self.current).sets.get(set)?.pages[bank::write_slot(set, linear)];
         if entry.key == linear & !0xfff {
             return Some(entry.value + (linear & 0xfff) as usize);
         }

@@ -353,8 +353,9 @@ impl Tlb {
 
     /// Lets all pages be seen that the first level of the caches of user accesses has.
     pub fn see_all(&mut self, ram: &GuestRam) {
-        let reads = &self.bank(self.current).sets[Self::USER].read;
-        let mut pages: Vec<u64> = reads.iter().map(|entry| entry.key).collect();
+        let known = &self.bank(self.current).sets[Self::USER].pages;
+        let reads = known.iter().step_by(super::bank::PAGE_SLOT_ENTRIES);
+        let mut pages: Vec<u64> = reads.map(|entry| entry.key).collect();
         pages.sort_unstable();
         let pages: Vec<_> =
             pages.into_iter().filter_map(|page| Some((page, self.to_see(page)?))).collect();
