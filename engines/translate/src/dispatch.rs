@@ -135,7 +135,7 @@ impl Translator {
         let mut arena = Arena::divided(options.code_cache.max(1 << 20))?;
         let mut code = Code::new();
         code.start(arena.next(Region::Hot) as u64);
-        let sets = std::array::from_fn(|set| SetLayout::new(set));
+        let sets = std::array::from_fn(SetLayout::new);
         let views = match options.views {
             Views::Auto if !has_fast_pext() => Views::Never,
             Views::Never => Views::Never,
