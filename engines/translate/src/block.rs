@@ -180,18 +180,14 @@ impl<'a> Block<'a> {
         self.variant.key()
     }
 
-    /// Whether the host address `pc` is where the block is entered, so that it traps there when it is stale: then, whether
+    /// Whether the host address `pc` is where the page's own code enters the block, which traps there when it is stale: then, whether
     /// the flags are in memory.
     pub(crate) fn traps_at(&self, pc: u64) -> Option<bool> {
         if !self.stale {
             return None;
         }
         let entries = self.entries();
-        match pc {
-            _ if pc == entries.first() => Some(entries.saves_flags),
-            _ if pc == entries.arrived => Some(true),
-            _ => None,
-        }
+        (pc == entries.first()).then_some(entries.saves_flags)
     }
 
     /// Linear address of the page, where it is part of the code.

@@ -113,8 +113,8 @@ pub(crate) enum ColdKind {
     Probe(ColdProbe),
     /// It takes the distance of the region whose number is in a register.
     View { to: u8, distances: i32, ready: u64 },
-    /// It looks into the second level of a set's jump cache, for the address in R10 or the one given.
-    Jump(usize, Option<u64>),
+    /// It looks into the second level of a set's jump cache, for the address in R10.
+    Jump(usize),
 }
 
 /// A jump to another page off the straight path.
@@ -612,10 +612,7 @@ impl Builder<'_> {
                     self.code.jump(ready);
                 }
                 ColdKind::Probe(probe) => self.cold_probe(site, probe),
-                ColdKind::Jump(set, known) => {
-                    if let Some(linear) = known {
-                        self.code.constant(reg::R10, linear);
-                    }
+                ColdKind::Jump(set) => {
                     self.code.constant(reg::R11, site.into());
                     self.code.jump_by_way(self.stubs.second.jump(set));
                 }

@@ -238,11 +238,7 @@ impl Cache {
             let arrived = entries.arrived;
             let mut jump = [0xe9, 0, 0, 0, 0];
             jump[1..].copy_from_slice(&relative(arrived + 1, elsewhere));
-            let ways = [
-                (entries.first(), &TRAP[..]),
-                // Who comes from anywhere has the address in a register, unless that is part of the code.
-                (arrived, if block.key().absolute { &TRAP[..] } else { &jump[..] }),
-            ];
+            let ways = [(entries.first(), &TRAP[..]), (arrived, &jump[..])];
             for (entry, bytes) in ways {
                 let patched = arena.patch(entry as usize, bytes);
                 debug_assert!(patched, "a block lies in the arena");

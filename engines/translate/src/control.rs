@@ -7,7 +7,7 @@ use crate::flags::FlagsIn;
 use crate::layout;
 use crate::second;
 use crate::site::Kind;
-use ambos_interpret::mmu::{BARRED_JUMP, Entry, jump_slot};
+use ambos_interpret::mmu::{Entry, jump_slot};
 
 impl Builder<'_> {
     /// Goes on at `target`, relative to the page, if the condition holds.
@@ -85,7 +85,7 @@ impl Builder<'_> {
             }
             _ => {
                 let linear = self.source.wrap(self.page_base().wrapping_add(target));
-                if i32::try_from(linear as i64).is_ok() && linear != BARRED_JUMP {
+                if i32::try_from(linear as i64).is_ok() {
                     self.through_known_slot(linear, stack);
                     return;
                 }
@@ -95,12 +95,11 @@ impl Builder<'_> {
         self.through_jump_cache(stack);
     }
 
-    /// Goes on at a known linear address, whose place in the jump cache is known as well. Blocks that it
-    /// leads to have their address in them, as this one does, and do not want it in R10. The barred slot's code
-    /// does: this is not for its address.
+    /// Goes on at a known linear address, whose place in the jump cache is known as well.
     fn through_known_slot(&mut self, linear: u64, stack: i32) {
         self.leave_block();
         let jumps = self.set.jumps;
+        self.code.constant(reg::R10, linear);
         self.code.constant(reg::R11, (jump_slot(linear) * size_of::<Entry>()) as u64);
         // and r11d, [gate]
         self.code.op(false, &[0x23], reg::R11, Mem::Low(self.source.gate));
@@ -109,7 +108,7 @@ impl Builder<'_> {
         self.code.raw(&(linear as i32).to_le_bytes());
         let miss = self.code.jump_if(5, 0);
         let site = self.site(Kind::Indirect { stack });
-        self.cold(miss, site, ColdKind::Jump(self.set_number, Some(linear)));
+        self.cold(miss, site, ColdKind::Jump(self.set_number));
         // jmp [entry's code]
         self.code.op(false, &[0xff], 4, Mem::GsBase(reg::R11, jumps + 8));
     }
@@ -134,7 +133,7 @@ impl Builder<'_> {
         self.code.compare(Mem::GsBase(reg::R11, jumps), reg::R10);
         let miss = self.code.jump_if(5, 0);
         let site = self.site(Kind::Indirect { stack });
-        self.cold(miss, site, ColdKind::Jump(self.set_number, None));
+        self.cold(miss, site, ColdKind::Jump(self.set_number));
         // jmp [entry's code]
         self.code.op(false, &[0xff], 4, Mem::GsBase(reg::R11, jumps + 8));
     }

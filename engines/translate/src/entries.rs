@@ -39,9 +39,9 @@ impl Builder<'_> {
         self.head = Head { needs_flags: live != 0, saved, poll: None };
         if self.source.absolute {
             self.built.arrived = self.code.here();
-            if live == 0 {
-                // Room for what tells this entry from the next once the block is stale.
-                self.code.raw(&[0x66, 0x90]);
+            if live == 0 || saved {
+                // Room for a jump in place of this entry alone.
+                self.code.raw(&[0x0f, 0x1f, 0x44, 0, 0]);
             }
         } else {
             let back = -((self.source.linear & 0xfff) as i32);
