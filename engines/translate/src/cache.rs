@@ -281,11 +281,11 @@ mod tests {
         let start = arena_start + LENGTH as u64 * u64::from(cache.len());
         let guest = key(gpa).offset;
         let kind = Kind::Link { patch: start + 7, target: 0x20 };
-        let part = Part { host: 2, guest, length: 2, live: 0, goes_on: false, after: false };
+        let part = Part { host: 5, guest, length: 2, live: 0, goes_on: false, after: false };
         let built = Built {
             arrived: start,
-            far: start + 2,
-            body: start + 2,
+            far: start + 5,
+            body: start + 5,
             parts: vec![part],
             sites: vec![Placed { part: 0, offset: guest, kind }],
             ..Built::default()
@@ -326,7 +326,7 @@ mod tests {
             let changed = gpa < 0x5000;
             assert_eq!(cache.block(block).stale, changed);
             assert_eq!(cache.get(key(gpa)).is_none(), changed);
-            let trap = cache.block(block).start + 2;
+            let trap = cache.block(block).start + 5;
             assert_eq!(arena.bytes(trap as usize, 2).unwrap() == TRAP, changed);
             assert_eq!(cache.block(block).traps_at(trap), changed.then_some(false));
         }

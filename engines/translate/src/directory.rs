@@ -4,6 +4,7 @@ use crate::far::NO_PAGE;
 use crate::key::{Key, Map, Place};
 use crate::numbers::PageNumbers;
 use hashbrown::HashTable;
+use std::cell::Cell;
 
 /// Bits of numbers of blocks and of variants: there can be no more.
 pub(crate) const NUMBER_BITS: u32 = 20;
@@ -108,28 +109,61 @@ pub(crate) struct Dropped {
 }
 
 /// All places of one vCPU.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Directory {
     variants: Vec<Variant>,
     /// Numbers of these, found by their keys.
     numbers: HashTable<u32>,
+    /// Those found last, by a hash of the key: whatever is looked for, its page was mostly looked into before, and the
+    /// table takes a cache miss more.
+    found: Box<[Cell<u32>; FOUND]>,
     pages: Map<u32, Page>,
     /// How many places there are in all of them.
     places: usize,
+}
+
+/// Variants that are remembered as found last.
+const FOUND: usize = 1024;
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self {
+            variants: Vec::new(),
+            numbers: HashTable::new(),
+            found: Box::new([const { Cell::new(0) }; FOUND]),
+            pages: Map::default(),
+            places: 0,
+        }
+    }
 }
 
 impl Directory {
     /// What is known of the place that a key names.
     #[inline]
     pub(crate) fn get(&self, key: Key) -> Option<Place> {
-        let variant = &self.variants[self.number(key.at(0))? as usize];
+        let of_page = key.at(0);
+        let hash = of_page.hash();
+        let found = &self.found[hash as usize % FOUND];
+        let variant = match self.variants.get(found.get() as usize) {
+            Some(variant) if variant.key() == of_page => variant,
+            _ => {
+                let number = self.number_by(of_page, hash)?;
+                found.set(number);
+                &self.variants[number as usize]
+            }
+        };
         let index = variant.search(key.offset).ok()?;
         Some(unpack(variant.places[index]))
     }
 
     fn number(&self, key: Key) -> Option<u32> {
+        self.number_by(key, key.hash())
+    }
+
+    /// The same with the key's hash.
+    fn number_by(&self, key: Key, hash: u64) -> Option<u32> {
         let same = |&number: &u32| self.variants[number as usize].key() == key;
-        self.numbers.find(key.hash(), same).copied()
+        self.numbers.find(hash, same).copied()
     }
 
     /// The variant with a number that [`Directory::insert`] returned.
@@ -146,6 +180,7 @@ impl Directory {
     pub(crate) fn size(&self) -> usize {
         size_of_val(&self.variants[..])
             + self.numbers.allocation_size()
+            + size_of_val(&*self.found)
             + self.pages.capacity() * (size_of::<(u32, Page)>() + 1)
             + self.places * size_of::<u32>()
     }
