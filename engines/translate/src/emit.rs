@@ -434,4 +434,41 @@ mod tests {
             "xor %gs:0x4000(%r11),%r10;"
         );
     }
+
+    #[test]
+    fn jumps_go_by_way_of_those_that_are_there() {
+        let mut code = Code::new();
+        code.start(0x1000);
+        code.jump_by_way(0x4000);
+        code.jump_by_way(0x5000);
+        code.jump_by_way(0x4000);
+        assert_eq!(code.bytes[10..], [0xeb, -12i8 as u8]);
+        code.raw(&[0x90; 128]);
+        let before = code.bytes.len();
+        code.jump_by_way(0x4000);
+        assert_eq!(code.bytes.len(), before + 5, "it is too far away");
+        // What was not kept is no way.
+        code.start(0x1005);
+        code.jump_by_way(0x4000);
+        code.jump_by_way(0x5000);
+        assert_eq!(code.bytes[..2], [0xeb, -7i8 as u8]);
+        assert_eq!(code.bytes.len(), 2 + 5);
+    }
+
+    #[test]
+    fn windows_are_named_where_they_change() {
+        let (window, stub) = (0x7f00_1234_0000_u64, 0x7f00_2000_0000);
+        let mut code = Code::new();
+        code.start(stub + 0x1000);
+        let lengths = [0x10, 0xfff0, 0x1_0000, 0x20].map(|place| {
+            let before = code.bytes.len();
+            code.jump_to_go_on(11, stub, window + place);
+            code.bytes.len() - before
+        });
+        // The jump to where a window is named is short once another is near that leads there.
+        assert_eq!(lengths, [7 + 12 + 5, 7 + 5, 4 + 12 + 2, 7 + 2]);
+        let named = |at: usize| u32::from_le_bytes(code.bytes[at..at + 4].try_into().unwrap());
+        assert_eq!(named(3), 0x10 << INDEX_BITS);
+        assert_eq!(named(7 + 8), window as u32);
+    }
 }

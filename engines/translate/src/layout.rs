@@ -4,6 +4,7 @@
 //! use.
 
 use crate::counts::{Counted, Counts};
+use crate::emit::INDEX_BITS;
 use crate::plan::GROUPS;
 use crate::x87::XsaveArea;
 use ambos_hostcode::ThunkFrame;
@@ -90,6 +91,7 @@ pub(crate) const GS_BASE: usize = HEAD_BYTES
 pub(crate) const HEAD_BYTES: usize = size_of::<Head>().next_multiple_of(0x1000);
 /// Binary logarithm of the bytes of a slot in a first level of pages.
 const PAGE_SLOT_BITS: u32 = size_of::<PageSlot>().trailing_zeros();
+const _: () = assert!(page_slots(Tlb::USER)[0] << PAGE_SLOT_BITS <= 1 << INDEX_BITS);
 /// How far a linear address is rotated or shifted right so that a mask leaves its place in a first level of pages.
 pub(crate) const PAGE_ROTATION: u8 = 12 - PAGE_SLOT_BITS as u8;
 

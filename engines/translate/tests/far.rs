@@ -77,6 +77,35 @@ fn a_page_that_is_remapped_has_its_new_code() {
 }
 
 #[test]
+fn code_that_is_rewritten_is_come_to_without_faults_of_the_host() {
+    let (mut reference, reference_ram) = common::interpreter();
+    let (mut engine, ram, _) = common::translator();
+    let mut start = services::start(false);
+    counting(&mut start);
+    // The number that the function adds.
+    (start.gpr[7], start.gpr[0]) = (NEAR + 3, NEAR);
+    let mut place = Place::at(CODE);
+    // inc byte ptr [rdi]; call rax, and directly
+    place.raw(&[0xfe, 0x07, 0xff, 0xd0]);
+    place.raw(&[0xfe, 0x07]);
+    place.call(NEAR);
+    // dec r12; jnz start; hlt
+    place.raw(&[0x49, 0xff, 0xcc]);
+    place.jump_if(5, CODE);
+    place.raw(&[HLT]);
+    for ram in [&reference_ram, &ram] {
+        services::install(ram, NEAR, OTHER);
+        functions().iter().chain([&place]).for_each(|place| place.store(ram));
+    }
+    let (want, _) = common::place::run(&mut reference, &reference_ram, &start);
+    let (got, _) = common::place::run(&mut engine, &ram, &start);
+    assert_eq!((got.rip, got.gpr), (want.rip, want.gpr));
+    let statistics = engine.statistics();
+    assert!(statistics.invalidated > 50, "{statistics:?}");
+    assert_eq!(statistics.host_faults, 0, "{statistics:?}");
+}
+
+#[test]
 fn address_spaces_have_code_of_their_own() {
     // xor rsi, r13; int: CR3 changes
     let between = [0x4c, 0x31, 0xee, 0xcd, RELOAD];
