@@ -180,8 +180,8 @@ impl<'a> Block<'a> {
         self.variant.key()
     }
 
-    /// Whether the host address `pc` is where the page's own code enters the block, which traps there when it is stale: then, whether
-    /// the flags are in memory.
+    /// Whether the host address `pc` is where the page's own code enters the block, which traps there when it is stale:
+    /// then, whether the flags are in memory.
     pub(crate) fn traps_at(&self, pc: u64) -> Option<bool> {
         if !self.stale {
             return None;
