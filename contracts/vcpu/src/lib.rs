@@ -20,7 +20,9 @@ pub use state::{
     Control, CpuState, DebugRegisters, Msrs, Segment, Segments, TableRegister, VectorState,
 };
 
-pub use supervisor::{Exception, GuestCpu, GuestFault, Resume, SegmentName, Supervisor, Trap};
+pub use supervisor::{
+    Exception, GuestCpu, GuestFault, Resume, SPACES, SegmentName, Supervisor, Trap,
+};
 
 /// The number of a vCPU within its machine, counted from zero; also its initial APIC ID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -100,6 +100,9 @@ pub enum SegmentName {
     Gs = 5,
 }
 
+/// How many address spaces a supervisor may number for one vCPU, for what is cached of all of them to be kept.
+pub const SPACES: usize = 8;
+
 /// A deprivileged vCPU as its supervisor sees it, between two instructions.
 pub trait GuestCpu {
     /// General-purpose registers.
@@ -155,7 +158,7 @@ pub trait GuestCpu {
     fn fetch(&mut self, linear: u64, data: &mut [u8]) -> usize;
 
     /// Uses the top-level page table at guest-physical address `root` under the number `space`,
-    /// keeping what is cached of it.
+    /// keeping what is cached of it, and of as many others as [`SPACES`] allows.
     fn switch_space(&mut self, root: u64, space: u16);
     /// Forgets what is cached of a number.
     fn flush_space(&mut self, space: u16);

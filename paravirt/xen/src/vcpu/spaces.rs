@@ -6,10 +6,10 @@
 //! kernel's pages from the one whose number it gets, where both have the same kernel.
 
 use crate::pages::{Pages, Stale, UpperHalf};
-use ambos_vcpu::GuestCpu;
+use ambos_vcpu::{GuestCpu, SPACES};
 
 /// Top-level tables remembered at the same time.
-const SLOTS: usize = 8;
+const SLOTS: usize = SPACES;
 /// As many of those not used for longest may be chosen from for a new one.
 const OLD: usize = 4;
 
