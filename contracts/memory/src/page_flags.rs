@@ -60,4 +60,9 @@ impl PageFlags {
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
+
+    /// Where the epoch lies in memory as long as this exists, for generated code to load.
+    pub fn epoch_address(&self) -> usize {
+        self.epoch.as_ptr() as usize
+    }
 }

@@ -84,6 +84,7 @@ pub(crate) fn classify(instruction: &Instruction) -> Action {
         | M::Rdtsc
         | M::Rdtscp
         | M::Rdpid
+        | M::Serialize
         | M::Rdfsbase
         | M::Rdgsbase
         | M::Wrfsbase

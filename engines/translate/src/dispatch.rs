@@ -64,8 +64,6 @@ pub struct Translator {
     pub(crate) cache: Cache,
     cold: ColdPlaces,
     pub(crate) statistics: Statistics,
-    /// The epoch of the code versions that `cache` is current for.
-    epoch: u64,
     /// The mode for which each jump cache is filled.
     jump_modes: [[u32; SETS]; BANKS],
     /// Control registers and the permissions computed from them.
@@ -129,6 +127,7 @@ impl Translator {
             view_mask: VIEW_MASK,
             guard_mask: GUARD_MASK,
             host_mxcsr: xstate::MXCSR_RESET,
+            epoch_at: cpu.ram.page_flags().epoch_address() as u64,
             ..Slots::default()
         };
         let mut head = SharedHead::new(Head { slots, cpu }, windows);
@@ -172,7 +171,6 @@ impl Translator {
             cache: Cache::new(arena.start() as u64),
             cold: ColdPlaces::default(),
             statistics: Statistics::default(),
-            epoch: 0,
             jump_modes: [[0; SETS]; BANKS],
             permissions: ([u64::MAX; 4], 0),
             spaces: Spaces::new(views),
@@ -483,7 +481,7 @@ impl Translator {
     #[inline]
     pub(crate) fn keep_current(&mut self) {
         let epoch = self.head.cpu.ram.page_flags().epoch();
-        if epoch != self.epoch {
+        if epoch != self.head.slots.epoch {
             self.drop_changed(epoch);
         }
     }
@@ -491,8 +489,8 @@ impl Translator {
     #[cold]
     fn drop_changed(&mut self, epoch: u64) {
         let own = std::mem::take(&mut self.head.cpu.code_writes);
-        let by_others = epoch.wrapping_sub(self.epoch) != own.len() as u64;
-        self.epoch = epoch;
+        let by_others = epoch.wrapping_sub(self.head.slots.epoch) != own.len() as u64;
+        self.head.slots.epoch = epoch;
         for ram_page in own {
             self.invalidate(ram_page);
         }

@@ -59,6 +59,9 @@ pub(crate) struct Slots {
     /// Which bits of a linear address number its region, and which lead to its byte in the guard.
     pub(crate) view_mask: u64,
     pub(crate) guard_mask: u64,
+    /// Where the epoch of the code versions is, and the one that translated code is current for.
+    pub(crate) epoch_at: u64,
+    pub(crate) epoch: u64,
     /// Interceptions that translated code served itself.
     pub(crate) counts: Counts,
     /// MXCSR of the monitor.
@@ -118,6 +121,8 @@ slot!(WAITING, waiting);
 slot!(FOUND, found);
 slot!(WINDOW, window);
 slot!(UPPER_HALF, upper_half);
+slot!(EPOCH_AT, epoch_at);
+slot!(EPOCH, epoch);
 slot!(SITE, site);
 slot!(CODE_BASE, code_base);
 slot!(POINTERS, pointers);

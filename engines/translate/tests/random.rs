@@ -52,7 +52,8 @@ fn program(random: &mut Random, faults: bool, user: bool) -> Vec<u8> {
                 // lea rax, [rip+5]; jmp rax; three bytes never run
                 code.extend([0x48, 0x8d, 0x05, 5, 0, 0, 0, 0xff, 0xe0, 0xcc, 0xcc, 0xcc]);
             }
-            5 => code.push(0xfc),
+            // cld; serialize
+            5 => code.extend(random.pick(&[&[0xfc][..], &[0x0f, 0x01, 0xe8]])),
             6 => code.extend(system(random, faults, user)),
             7 | 8 => {
                 let memory = memory(random, faults);

@@ -136,8 +136,16 @@ impl Platform for Shared {
 
 #[test]
 fn another_vcpu_runs_what_was_written() {
-    const LAST: u32 = 60;
     let _watchdog = common::watch();
+    // cpuid; serialize
+    for synchronizes in [&[0x0f, 0xa2][..], &[0x0f, 0x01, 0xe8]] {
+        write_for_another(synchronizes);
+    }
+}
+
+/// One vCPU writes a function again and again, which another one calls after an instruction that synchronizes.
+fn write_for_another(synchronizes: &[u8]) {
+    const LAST: u32 = 60;
     let ram = common::ram();
     let root = space(&[&ram]);
     // mov ebp, LAST; again: inc dword ptr [rbx]; wait: mov eax, [r12]; cmp eax, [rbx]; jne wait; dec ebp; jnz again; ud2
@@ -151,9 +159,9 @@ fn another_vcpu_runs_what_was_written() {
     writer.raw(&[0xff, 0xcd]);
     writer.jump_if(5, again);
     writer.raw(&[0x0f, 0x0b]);
-    // again: cpuid, which synchronizes; call rsi; mov [r12], eax; cmp eax, LAST; jne again; ud2
-    let mut reader = Place::of(PROGRAM + 0x2000, &[0x0f, 0xa2, 0xff, 0xd6]);
-    reader.raw(&[0x41, 0x89, 0x04, 0x24, 0x3d]);
+    // again: synchronize; call rsi; mov [r12], eax; cmp eax, LAST; jne again; ud2
+    let mut reader = Place::of(PROGRAM + 0x2000, synchronizes);
+    reader.raw(&[0xff, 0xd6, 0x41, 0x89, 0x04, 0x24, 0x3d]);
     reader.raw(&LAST.to_le_bytes());
     reader.jump_if(5, PROGRAM + 0x2000);
     reader.raw(&[0x0f, 0x0b]);

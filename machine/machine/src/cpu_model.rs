@@ -55,6 +55,8 @@ const LEAF7_ECX: u32 =
 const LEAF7_ECX_OWN: u32 = 1 << 2;
 /// Leaf 7, EDX: fast short REP MOV, AVX512-VP2INTERSECT.
 const LEAF7_EDX: u32 = 1 << 4 | 1 << 8;
+/// Leaf 7, EDX: SERIALIZE, which is quicker here than all else that does the same.
+const LEAF7_EDX_OWN: u32 = 1 << 14;
 /// Leaf 7, EDX on Intel: SPEC_CTRL and ARCH_CAPABILITIES, so that the guest learns that it is safe.
 const LEAF7_EDX_INTEL: u32 = 1 << 26 | 1 << 29;
 /// Leaf 0x8000_0001, ECX: LAHF in 64-bit mode, CR8 in 32-bit mode, LZCNT, SSE4A, misaligned SSE,
@@ -186,7 +188,7 @@ impl CpuModel {
     fn leaf_7(&self, subleaf: u32, [a, b, c, d]: [u32; 4]) -> [u32; 4] {
         match subleaf {
             0 => {
-                let own = if self.intel { LEAF7_EDX_INTEL } else { 0 };
+                let own = LEAF7_EDX_OWN | if self.intel { LEAF7_EDX_INTEL } else { 0 };
                 let mut ebx = b & LEAF7_EBX | LEAF7_EBX_OWN;
                 if self.xcr0 & xstate::AVX512 == 0 {
                     ebx &= !(1 << 16 | 1 << 17 | 1 << 21 | 1 << 28 | 1 << 30 | 1 << 31);
