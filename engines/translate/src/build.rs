@@ -492,6 +492,15 @@ impl Builder<'_> {
                 self.through_jump_cache(0);
                 Done::End
             }
+            Action::CallTo if self.keeps_target(instruction) => {
+                self.push_return(flags_live);
+                self.move_stack();
+                if !self.target(instruction, flags_live) {
+                    return Done::Refused;
+                }
+                self.through_jump_cache(-8);
+                Done::End
+            }
             Action::CallTo => {
                 if !self.target(instruction, flags_live) {
                     return Done::Refused;

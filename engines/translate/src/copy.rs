@@ -132,14 +132,14 @@ impl Builder<'_> {
         if self.viewing && self.source.even {
             return self.copy_at_usual(instruction, (first, second), homed);
         }
-        if !self.locate(instruction, first, second, operand) {
+        let Some(place) = self.locate(instruction, first, second, operand) else {
             return Done::Refused;
-        }
+        };
         let state = self.view_state();
         let mut copy = with_base(instruction, Register::None, iced(first), 0);
         match home {
             Some(home) => {
-                self.code.lea(first, Mem::Sum(first, second));
+                self.code.lea(first, place);
                 // The operand's access counts, not that of an address the register was part of.
                 let only_written = written[home] && !self.reads_operand(instruction, home);
                 if !only_written {
@@ -147,7 +147,12 @@ impl Builder<'_> {
                 }
                 self.reloaded(home, written[home]);
             }
-            None => copy.set_memory_index(iced(second)),
+            None => match place {
+                Mem::Base(base, offset) => {
+                    copy = with_base(instruction, Register::None, iced(base), offset);
+                }
+                _ => copy.set_memory_index(iced(second)),
+            },
         }
         self.prepare_flags(instruction, may_fault, None);
         self.note_access_with(state);
@@ -287,10 +292,10 @@ impl Builder<'_> {
             .into_iter()
             .find(|&free| !used.iter().any(|used| used.register().full_register() == free));
         let Some(free) = free else { return Done::Refused };
-        if !self.locate(instruction, reg::R10, reg::R11, operand) {
+        let Some(place) = self.locate(instruction, reg::R10, reg::R11, operand) else {
             return Done::Refused;
-        }
-        self.code.lea(reg::R10, Mem::Sum(reg::R10, reg::R11));
+        };
+        self.code.lea(reg::R10, place);
         let number = free.number() as u8;
         self.code.store(Mem::Gs(layout::WAITING), number);
         self.code.copy(number, reg::R10);

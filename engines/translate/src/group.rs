@@ -39,7 +39,7 @@ impl Builder<'_> {
                 continue;
             };
             let check = Check { size: page.span, write: page.write, flags_live, group: Some(page) };
-            if !self.locate_address(group.address, reg::R10, reg::R11, check) {
+            if self.locate_address(group.address, reg::R10, reg::R11, check).is_none() {
                 // The plan has checked that its parts fit; were it wrong, members would go anywhere.
                 self.failed = true;
                 return;

@@ -2,8 +2,8 @@
 //!
 //! The probe needs the operand's linear address in one scratch register and a second one to work
 //! with. It leaves the offset in the page in the first and the host address of the page in the
-//! second, so that `[first + second]` is the operand; for a group of operands, their sum in the first. The
-//! comparison covers the page and
+//! second, so that `[first + second]` is the operand; for a group of operands, their sum in the first. If the address is
+//! known while the block is built, so is the offset, and the first holds nothing. The comparison covers the page and
 //! that the operand does not cross into the next one: of the exclusive or of address and tag nothing may
 //! remain but an offset that leaves room for the operand.
 
@@ -121,15 +121,15 @@ impl Builder<'_> {
     }
 
     /// Computes the linear address of the memory operand and emits its probe; frees both scratch registers
-    /// before. `false` if that cannot be done.
+    /// before. Where the operand then is, unless that cannot be done.
     pub(crate) fn locate(
         &mut self,
         instruction: &Instruction,
         first: u8,
         second: u8,
         operand: Operand,
-    ) -> bool {
-        let Some(address) = Address::of(instruction) else { return false };
+    ) -> Option<Mem> {
+        let address = Address::of(instruction)?;
         let Operand { size, write, flags_live } = operand;
         self.locate_address(address, first, second, Check { size, write, flags_live, group: None })
     }
@@ -141,17 +141,19 @@ impl Builder<'_> {
         first: u8,
         second: u8,
         check: Check,
-    ) -> bool {
+    ) -> Option<Mem> {
         if let Some(linear) = self.known(address, check.size).filter(|_| !self.viewing) {
             self.free_scratch();
-            self.check_known(linear, first, second, check);
-            return true;
+            return Some(self.check_known(linear, first, second, check));
         }
         if !self.compute(address, first, second) {
-            return false;
+            return None;
         }
         self.check(first, second, check);
-        true
+        Some(match check.group {
+            Some(_) => Mem::Base(first, 0),
+            None => Mem::Sum(first, second),
+        })
     }
 
     /// An address that is known while the block is built, if its place in the TLB then is as well and the
@@ -169,8 +171,9 @@ impl Builder<'_> {
         (fixed && segment.is_none() && inside && small).then_some(linear)
     }
 
-    /// Emits the probe for a known linear address: with the slot known there is nothing to compute.
-    fn check_known(&mut self, linear: u64, first: u8, second: u8, check: Check) {
+    /// Emits the probe for a known linear address: with the slot known there is nothing to compute. Where the operand then
+    /// is.
+    fn check_known(&mut self, linear: u64, first: u8, second: u8, check: Check) -> Mem {
         let cache = if check.write { self.set.write } else { self.set.read };
         let entry =
             cache + ((linear >> layout::PAGE_ROTATION) as u32 & self.set.page_masks[0]) as i32;
@@ -183,14 +186,17 @@ impl Builder<'_> {
         self.code.op(true, &[0x81], 7, Mem::Gs(entry));
         self.code.raw(&((linear & !0xfff) as i32).to_le_bytes());
         let miss = self.code.jump_if(5, 0);
-        if check.group.is_some() {
+        let offset = (linear & 0xfff) as i32;
+        let place = if check.group.is_some() {
             self.code.load(first, Mem::Gs(entry + 8));
-            self.code.lea(first, Mem::Base(first, (linear & 0xfff) as i32));
+            self.code.lea(first, Mem::Base(first, offset));
+            Mem::Base(first, 0)
         } else {
             self.code.load(second, Mem::Gs(entry + 8));
-            self.code.constant(first, linear & 0xfff);
-        }
+            Mem::Base(second, offset)
+        };
         self.end_check(first, cache, Some(linear), [miss, retry], check);
+        place
     }
 
     /// Emits the probe for the operand whose linear address is in `first`.

@@ -4,6 +4,7 @@
 use crate::build::Builder;
 use crate::emit::{Mem, reg};
 use crate::layout;
+use crate::plan::{GroupKind, Member};
 use iced_x86::Register;
 
 /// A guest register that has no host register of its own.
@@ -114,6 +115,14 @@ impl Builder<'_> {
             (None, None) => usize::from(self.scratch.groups[1].is_none()),
         };
         self.take_scratch(home)
+    }
+
+    /// A scratch register for the value of a guest register that is at home in the other, which holds the address of the
+    /// group that `member` is in: that can stay where it is.
+    pub(crate) fn pass_by(&mut self, member: Member, home: usize) -> Option<u8> {
+        let page = matches!(self.plan.groups[member.group].kind, GroupKind::Page(_));
+        let holds = page && self.scratch.groups[home] == Some(member.group);
+        holds.then(|| self.take_scratch(1 - home))
     }
 
     /// Gives one scratch register free.

@@ -60,12 +60,17 @@ impl Builder<'_> {
                 let register = instruction.op0_register();
                 let (number, home) = (register.number() as u8, home_of(register));
                 if let Some(member) = member {
-                    if let Some(home) = home {
+                    let pass = home.and_then(|home| self.pass_by(member, home));
+                    if let (Some(home), None) = (home, pass) {
                         self.need(home);
                     }
-                    let to = self.reach(member, (Register::RSP, -8), home);
+                    let avoid = if pass.is_some() { None } else { home };
+                    let to = self.reach(member, (Register::RSP, -8), avoid);
+                    if let Some(pass) = pass {
+                        self.code.load(pass, Mem::Gs(layout::gpr(number)));
+                    }
                     self.note_access();
-                    self.code.store(to, number);
+                    self.code.store(to, pass.unwrap_or(number));
                 } else {
                     self.free_scratch();
                     let (first, second) = match home {
@@ -91,11 +96,11 @@ impl Builder<'_> {
                     // What is in R10 is nothing to keep.
                 } else {
                     let value = Operand { write: false, ..top };
-                    if !self.locate(instruction, reg::R10, reg::R11, value) {
+                    let Some(from) = self.locate(instruction, reg::R10, reg::R11, value) else {
                         return Done::Refused;
-                    }
+                    };
                     self.note_access();
-                    self.code.load(reg::R10, Mem::Sum(reg::R10, reg::R11));
+                    self.code.load(reg::R10, from);
                 }
                 if let Some(member) = member {
                     let to = self.reach(member, (Register::RSP, -8), Some(0));
@@ -153,6 +158,15 @@ impl Builder<'_> {
     pub(crate) fn pop(&mut self, instruction: &Instruction, flags_live: bool) {
         let register = instruction.op0_register();
         let (number, home) = (register.number() as u8, home_of(register));
+        if let (Some(member), Some(home)) = (self.member(Slot::Stack), home)
+            && let Some(pass) = self.pass_by(member, home)
+        {
+            let from = self.reach(member, (Register::RSP, 0), None);
+            self.code.load(pass, from);
+            self.code.store(Mem::Gs(layout::gpr(number)), pass);
+            self.stack_behind += 8;
+            return;
+        }
         let from = self.stack_word(Register::RSP, home, flags_live);
         if let Some(home) = home {
             self.release(home);
@@ -237,6 +251,14 @@ impl Builder<'_> {
         self.through_jump_cache(release);
     }
 
+    /// Whether a call leaves alone where it finds its target.
+    pub(crate) fn keeps_target(&self, instruction: &Instruction) -> bool {
+        let register = instruction.op0_register().full_register();
+        instruction.op0_kind() == OpKind::Register
+            && register != Register::RSP
+            && !self.source.narrow
+    }
+
     /// Loads the target of an indirect jump or call into R10, where the block ends; `false` if that
     /// cannot be done.
     pub(crate) fn target(&mut self, instruction: &Instruction, flags_live: bool) -> bool {
@@ -262,11 +284,11 @@ impl Builder<'_> {
             return true;
         }
         let operand = Operand { size: 8, write: false, flags_live };
-        if !self.locate(instruction, reg::R10, reg::R11, operand) {
+        let Some(from) = self.locate(instruction, reg::R10, reg::R11, operand) else {
             return false;
-        }
+        };
         self.note_access();
-        self.code.load(reg::R10, Mem::Sum(reg::R10, reg::R11));
+        self.code.load(reg::R10, from);
         true
     }
 }
