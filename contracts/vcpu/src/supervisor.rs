@@ -8,6 +8,8 @@
 //! - exceptions are [`Trap::Exception`]s with the instruction pointer at the instruction (after it
 //!   for traps: INT3, INTO, single step); privileged instructions raise #GP as at any other
 //!   level 3, so a supervisor that wants to emulate one decodes it;
+//! - CLI and STI raise it too, until the supervisor says by [`GuestCpu::ignore_interrupt_flag`] that the guest's I/O
+//!   privilege level permits them: then they are executed, counted, and do nothing;
 //! - [`crate::Request::INTERRUPT`] is [`Trap::Event`], whatever the interrupt flag says.
 //!
 //! The supervisor reads and changes the vCPU through [`GuestCpu`]. Page tables are the processor's own
@@ -117,6 +119,9 @@ pub trait GuestCpu {
     fn rflags(&self) -> u64;
     /// Sets the flags.
     fn set_rflags(&mut self, rflags: u64);
+    /// Whether CLI and STI do nothing from now on, instead of raising #GP(0) as they do at first. The interrupt flag
+    /// that the guest sees is set in either case.
+    fn ignore_interrupt_flag(&mut self, ignored: bool);
     /// Whether 64-bit code runs.
     fn is_64bit(&self) -> bool;
     /// A segment register.

@@ -20,6 +20,8 @@ use ambos_x86::segment::{attr, system_type};
 pub struct Supervised {
     /// The guest is deprivileged.
     pub on: bool,
+    /// CLI and STI do nothing.
+    pub ignores_interrupt_flag: bool,
     /// An instruction runs with a substituted page: its fault is kept here instead of being delivered.
     holding: bool,
     held: Option<Fault>,
@@ -185,6 +187,10 @@ impl GuestCpu for Cpu {
         self.native.rflags = rflags;
         self.update_mmu_index();
         self.update_slow();
+    }
+
+    fn ignore_interrupt_flag(&mut self, ignored: bool) {
+        self.supervised.ignores_interrupt_flag = ignored;
     }
 
     fn is_64bit(&self) -> bool {

@@ -151,6 +151,27 @@ impl Builder<'_> {
         self.change_flags(AND, !(RFlags::IF.bits() as u32), counted, flags_live);
     }
 
+    /// CLI or STI of a deprivileged guest: nothing happens, or the interpreter raises its fault.
+    pub(crate) fn ignored_interrupt_flag(&mut self, flags_live: bool) {
+        self.free_scratch();
+        if flags_live {
+            self.save_flags();
+        }
+        // cmp byte ptr [ignores], 0
+        self.code.op(false, &[0x80], 7, Mem::Gs(layout::IGNORES_INTERRUPT_FLAG));
+        self.code.raw(&[0]);
+        let ignored = self.code.short_jump_if(5);
+        if flags_live {
+            self.restore_flags();
+        }
+        self.leave_to_interpreter();
+        self.code.land(ignored);
+        self.count_with_flags(Counted::InterruptFlag);
+        if flags_live {
+            self.restore_flags();
+        }
+    }
+
     /// STI. Until the next instruction has run, the state in memory says that interrupts are held
     /// off, so that whatever leaves in between is treated so; see [`Builder::end_shadow`].
     pub(crate) fn sti(&mut self, flags_live: bool) -> Done {

@@ -11,6 +11,7 @@ use ambos_hostcode::ThunkFrame;
 use ambos_interpret::Cpu;
 use ambos_interpret::cpu::{Mode, NativeState};
 use ambos_interpret::mmu::{Bank, BankViews, Entry, GUARD_OFFSET, PageSlot, Set, Tlb, page_slots};
+use ambos_interpret::supervised::Supervised;
 use ambos_vcpu::{Control, Msrs, Segment, VectorState};
 use std::mem::offset_of;
 
@@ -150,6 +151,9 @@ const MSRS: usize = CPU + offset_of!(Cpu, msrs);
 pub(crate) const INTERRUPT_SHADOW: i32 = at(CPU + offset_of!(Cpu, interrupt_shadow));
 /// Something must be looked at before the next instruction.
 pub(crate) const SLOW: i32 = at(CPU + offset_of!(Cpu, slow));
+/// CLI and STI do nothing.
+pub(crate) const IGNORES_INTERRUPT_FLAG: i32 =
+    at(CPU + offset_of!(Cpu, supervised) + offset_of!(Supervised, ignores_interrupt_flag));
 /// The set of the TLB that is in use.
 pub(crate) const MMU_INDEX: i32 = at(CPU + offset_of!(Cpu, mmu_index));
 /// The privilege level.

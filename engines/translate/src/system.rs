@@ -15,6 +15,9 @@ impl Builder<'_> {
         let supervisor = self.cpu.mode.cpl == 0;
         let bases = self.cpu.cr4().contains(Cr4::FSGSBASE);
         match instruction.mnemonic() {
+            Mnemonic::Cli | Mnemonic::Sti if self.cpu.supervised.on => {
+                self.ignored_interrupt_flag(flags_live);
+            }
             Mnemonic::Cli if supervisor => self.cli(flags_live),
             // Both may leave before the instruction that follows, which a block that runs apart has no
             // notion of.

@@ -2,11 +2,14 @@
 
 mod common;
 
+use ambos_intercept::{Intercept, Privileged};
 use ambos_memory::GuestRam;
 use ambos_vcpu::{
-    CpuState, Engine, GuestCpu, MsrFault, Platform, PortWidth, Resume, Stop, Supervisor, Trap,
+    CpuState, Engine, Exception, GuestCpu, MsrFault, Platform, PortWidth, Resume, Stop, Supervisor,
+    Trap,
 };
 use ambos_x86::gpr::{RAX, RBX};
+use ambos_x86::{RFlags, Vector};
 use common::{CODE, Nothing, STACK};
 use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
@@ -26,19 +29,33 @@ const SKIP: u64 = 1;
 const SWITCH: u64 = 2;
 const REMAP: u64 = 3;
 const END: u64 = 4;
+const PERMIT: u64 = 5;
 
 struct Services {
     ram: Arc<GuestRam>,
     root: usize,
     calls: u64,
+    /// CLI and STI are permitted, and how often they were not.
+    permitted: bool,
+    refused: u64,
 }
 
 impl Supervisor for Services {
     fn trap(&mut self, cpu: &mut dyn GuestCpu, trap: Trap) -> Resume {
-        assert_eq!(trap, Trap::SystemCall);
+        if trap != Trap::SystemCall {
+            let vector = Vector::GeneralProtection;
+            assert_eq!(trap, Trap::Exception(Exception { vector, error: 0, address: 0 }));
+            self.refused += 1;
+            cpu.set_rip(cpu.rip() + 1);
+            return Resume::Run;
+        }
         self.calls += 1;
         match cpu.gpr()[RAX] {
-            SWITCH | REMAP if !self.calls.is_multiple_of(3) => {}
+            SWITCH | REMAP | PERMIT if !self.calls.is_multiple_of(3) => {}
+            PERMIT => {
+                self.permitted = !self.permitted;
+                cpu.ignore_interrupt_flag(self.permitted);
+            }
             ADD => cpu.gpr_mut()[RBX] += 100,
             SKIP => cpu.set_rip(cpu.rip() + 4),
             SWITCH => {
@@ -149,14 +166,21 @@ fn install(ram: &GuestRam) {
     }
 }
 
+/// Runs what is installed, deprivileged.
+fn run_supervised(engine: &mut dyn Engine, ram: &Arc<GuestRam>, call: u64) -> Machine {
+    engine.set_state(&start(call));
+    engine.deprivilege();
+    let services =
+        Services { ram: Arc::clone(ram), root: 0, calls: 0, permitted: false, refused: 0 };
+    let mut machine = Machine { nothing: Nothing::default(), services };
+    assert_eq!(engine.run(&mut machine, None), Stop::Halted);
+    machine
+}
+
 /// RBX, R15 and the instruction pointer after 100 turns.
 fn run(engine: &mut dyn Engine, ram: &Arc<GuestRam>, call: u64) -> [u64; 3] {
     install(ram);
-    engine.set_state(&start(call));
-    engine.deprivilege();
-    let services = Services { ram: Arc::clone(ram), root: 0, calls: 0 };
-    let mut machine = Machine { nothing: Nothing::default(), services };
-    assert_eq!(engine.run(&mut machine, None), Stop::Halted);
+    run_supervised(engine, ram, call);
     let state = engine.state();
     [state.gpr[RBX], state.gpr[15], state.rip]
 }
@@ -173,4 +197,40 @@ fn code_goes_on_as_the_supervisor_left_it() {
         assert_eq!(run(&mut engine, &ram, call), want, "{call}");
         assert!(engine.statistics().blocks > 0);
     }
+}
+
+/// A loop that makes the call in R13 and changes the interrupt flag; RBX counts in how many turns R12 was below 40.
+fn changing_code() -> Vec<u8> {
+    // mov rax, r13; syscall; cmp r12, 40; cli; sti; adc rbx, 0; cli
+    let mut code = vec![0x4c, 0x89, 0xe8, 0x0f, 0x05, 0x49, 0x83, 0xfc, 40, 0xfa, 0xfb];
+    code.extend([0x48, 0x83, 0xd3, 0, 0xfa]);
+    // dec r12; jnz start; mov eax, END; syscall
+    code.extend([0x49, 0xff, 0xcc, 0x75]);
+    code.push((-(code.len() as i32 + 1)) as u8);
+    code.extend([0xb8, END as u8, 0, 0, 0, 0x0f, 0x05]);
+    code
+}
+
+#[test]
+fn changes_of_the_interrupt_flag_do_nothing_where_they_are_permitted_and_fault_elsewhere() {
+    let refused = (1..=100).filter(|call| call / 3 % 2 == 0).count() as u64 * 3;
+    let (mut reference, reference_ram) = common::interpreter();
+    let (mut translator, ram, _) = common::translator();
+    for (engine, ram) in
+        [(&mut reference as &mut dyn Engine, &reference_ram), (&mut translator, &ram)]
+    {
+        install(ram);
+        ram.memory().write_slice(&changing_code(), GuestAddress(CODE)).unwrap();
+        let machine = run_supervised(engine, ram, PERMIT);
+        assert_eq!(machine.services.refused, refused);
+        let counts = machine.ledger().counts();
+        let changes = Intercept::Privileged(Privileged::InterruptFlag);
+        let counted = counts.iter().find(|line| line.intercept == changes).unwrap();
+        assert_eq!(counted.count, 300 - refused);
+        let state = engine.state();
+        assert_eq!(state.gpr[RBX], 39);
+        assert_eq!(state.rflags & RFlags::IF.bits(), start(PERMIT).rflags & RFlags::IF.bits());
+        assert!(!state.interrupt_shadow);
+    }
+    assert!(translator.statistics().blocks > 0);
 }

@@ -26,6 +26,7 @@ const MAPPED: u64 = 512;
 /// A vCPU that runs nothing.
 pub(crate) struct FakeCpu {
     pub(crate) state: CpuState,
+    pub(crate) ignores_interrupt_flag: bool,
     ram: Arc<GuestRam>,
     layout: Layout,
     pub(crate) flushed_pages: Vec<u64>,
@@ -168,6 +169,7 @@ impl Guest {
         let mut vcpu = XenVcpu::new(Arc::clone(&domain), 0, ledger, Box::new(Plain), start);
         let mut cpu = FakeCpu {
             state: CpuState::reset(),
+            ignores_interrupt_flag: false,
             ram,
             layout,
             flushed_pages: Vec::new(),

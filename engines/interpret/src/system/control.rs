@@ -241,23 +241,31 @@ pub fn hlt(cpu: &mut Cpu, platform: &mut dyn Platform, _: &Op) -> Step {
     Err(Exit::Stop(Box::new(Stop::Halted)))
 }
 
-/// CLI.
-pub fn cli(cpu: &mut Cpu, platform: &mut dyn Platform, _: &Op) -> Step {
-    if cpu.mode.cpl > cpu.rflags().iopl() && !cpu.real_mode() {
-        return Err(Fault::GP0.into());
+/// Whether CLI and STI change anything, which is counted.
+///
+/// # Errors
+///
+/// #GP(0) if the I/O privilege level does not permit them.
+fn change_interrupt_flag(cpu: &Cpu, platform: &dyn Platform) -> Result<bool, Fault> {
+    let ignored = cpu.supervised.ignores_interrupt_flag;
+    if cpu.mode.cpl > cpu.rflags().iopl() && !cpu.real_mode() && !ignored {
+        return Err(Fault::GP0);
     }
     platform.ledger().count(Intercept::Privileged(Privileged::InterruptFlag));
-    cpu.native.rflags &= !RFlags::IF.bits();
+    Ok(!ignored)
+}
+
+/// CLI.
+pub fn cli(cpu: &mut Cpu, platform: &mut dyn Platform, _: &Op) -> Step {
+    if change_interrupt_flag(cpu, platform)? {
+        cpu.native.rflags &= !RFlags::IF.bits();
+    }
     Ok(())
 }
 
 /// STI: interrupts are recognized after the next instruction.
 pub fn sti(cpu: &mut Cpu, platform: &mut dyn Platform, _: &Op) -> Step {
-    if cpu.mode.cpl > cpu.rflags().iopl() && !cpu.real_mode() {
-        return Err(Fault::GP0.into());
-    }
-    platform.ledger().count(Intercept::Privileged(Privileged::InterruptFlag));
-    if !cpu.rflags().contains(RFlags::IF) {
+    if change_interrupt_flag(cpu, platform)? && !cpu.rflags().contains(RFlags::IF) {
         cpu.native.rflags |= RFlags::IF.bits();
         cpu.begin_shadow();
     }

@@ -3,6 +3,7 @@ use ambos_vcpu::{Exception, GuestCpu, Resume, Supervisor, Trap};
 use ambos_x86::cpuid::leaf1_ecx;
 use ambos_x86::gpr::{RAX, RBX, RCX, RDX};
 use ambos_x86::{Cr4, Efer, Vector, msr};
+use ambos_xen_abi::Hypercall;
 
 /// Lets the guest run into `vector` at `code`; the result is whether the instruction was emulated.
 fn run(guest: &mut Guest, vector: Vector, code: &[u8]) -> bool {
@@ -71,5 +72,22 @@ fn instructions_are_read_as_far_as_there_is_code() {
         let exception = Exception { vector, error: 0, address: 0 };
         let resume = guest.vcpu.trap(&mut guest.cpu, Trap::Exception(exception));
         assert_eq!((resume, guest.cpu.state.rip), (Resume::Run, end), "{code:x?}");
+    }
+}
+
+#[test]
+fn the_engine_knows_who_may_change_the_interrupt_flag() {
+    const SET_IOPL: u64 = 6;
+    let mut guest = Guest::new();
+    assert!(!guest.cpu.ignores_interrupt_flag);
+    for (level, user) in [(1, false), (0, false), (3, true), (2, false)] {
+        let at = guest.put(&[level]);
+        assert_eq!(guest.call(Hypercall::PhysdevOp, &[SET_IOPL, at]), 0);
+        assert_eq!(guest.cpu.ignores_interrupt_flag, level > 0, "{level}");
+        for permitted in [user, level > 0] {
+            guest.vcpu.toggle_mode(&mut guest.cpu);
+            assert_eq!(guest.vcpu.trap(&mut guest.cpu, Trap::Nmi), Resume::Run);
+            assert_eq!(guest.cpu.ignores_interrupt_flag, permitted, "{level}");
+        }
     }
 }

@@ -67,6 +67,8 @@ pub struct XenVcpu {
     pub(crate) callbacks: Callbacks,
     /// I/O privilege level, in the flags' place.
     pub(crate) iopl: u64,
+    /// What the engine knows of whether that permits CLI and STI.
+    ignores_interrupt_flag: bool,
     /// Bitmap of ports for user mode: linear address and bits.
     pub(crate) io_bitmap: (u64, u32),
     /// Local descriptor table: linear address and entries.
@@ -122,6 +124,7 @@ impl XenVcpu {
             traps: Box::new([TrapInfo::default(); 256]),
             callbacks: Callbacks::default(),
             iopl: 0,
+            ignores_interrupt_flag: false,
             io_bitmap: (0, 0),
             ldt: (0, 0),
             gdt: Vec::new(),
@@ -220,12 +223,24 @@ impl XenVcpu {
         self.nmi_masked = false;
     }
 
+    /// Tells the engine whether CLI and STI are permitted; they change nothing here. Another vCPU's choice of how levels
+    /// count is told with the next trap.
+    #[inline]
+    fn tell_privilege(&mut self, cpu: &mut dyn GuestCpu) {
+        let ignored = self.has_port_privilege();
+        if self.ignores_interrupt_flag != ignored {
+            self.ignores_interrupt_flag = ignored;
+            cpu.ignore_interrupt_flag(ignored);
+        }
+    }
+
     fn finish(&mut self, cpu: &mut dyn GuestCpu, flow: Flow) -> Resume {
         let flow = match flow {
             Flow::Guest if self.dead => Flow::Sleep,
             Flow::Guest => self.before_return(cpu),
             other => other,
         };
+        self.tell_privilege(cpu);
         let stop = match flow {
             Flow::Guest => return Resume::Run,
             Flow::Substitute { linear, frame } => return Resume::Substitute { linear, frame },

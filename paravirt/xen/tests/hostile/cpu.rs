@@ -20,6 +20,7 @@ pub(crate) struct Cached {
 
 pub(crate) struct Cpu {
     pub(crate) state: CpuState,
+    ignores_interrupt_flag: bool,
     pub(crate) ram: Arc<GuestRam>,
     /// Guest-physical address of the top-level table, and the number of its address space.
     pub(crate) space: (u64, u16),
@@ -29,7 +30,8 @@ pub(crate) struct Cpu {
 
 impl Cpu {
     pub(crate) fn new(ram: Arc<GuestRam>) -> Self {
-        Self { state: CpuState::reset(), ram, space: (0, 0), cached: HashMap::new() }
+        let state = CpuState::reset();
+        Self { state, ignores_interrupt_flag: false, ram, space: (0, 0), cached: HashMap::new() }
     }
 
     /// What the page tables say of a page at present.

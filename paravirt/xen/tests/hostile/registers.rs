@@ -1,6 +1,6 @@
 //! The registers of a vCPU without an engine.
 
-/// The part of [`ambos_vcpu::GuestCpu`] that a field `state: CpuState` serves.
+/// The part of [`ambos_vcpu::GuestCpu`] that the fields `state: CpuState` and `ignores_interrupt_flag: bool` serve.
 macro_rules! registers_in_state {
     () => {
         fn gpr(&self) -> &[u64; 16] {
@@ -20,6 +20,9 @@ macro_rules! registers_in_state {
         }
         fn set_rflags(&mut self, rflags: u64) {
             self.state.rflags = rflags;
+        }
+        fn ignore_interrupt_flag(&mut self, ignored: bool) {
+            self.ignores_interrupt_flag = ignored;
         }
         fn is_64bit(&self) -> bool {
             true
