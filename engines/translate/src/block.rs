@@ -81,8 +81,11 @@ pub(crate) struct Entries {
     pub(crate) far: u64,
     /// From an earlier place in the same page.
     pub(crate) body: u64,
-    /// From a later place in the same page, if the block was made with that.
+    /// From a later place in the same page, if the block was made with that; of a block with `ready`, only where the vector
+    /// state is held.
     pub(crate) polling: Option<u64>,
+    /// From an earlier place in the same page where the vector state is held, if the block begins with a look for that.
+    pub(crate) ready: Option<u64>,
     /// What enters it must leave the flags as they are.
     pub(crate) needs_flags: bool,
     /// The straight path has the flags in memory: what enters from the same page saves them first.
@@ -94,6 +97,7 @@ mod flag {
     pub(super) const NEEDS_FLAGS: u16 = 1;
     pub(super) const SAVES_FLAGS: u16 = 2;
     pub(super) const POLLING: u16 = 4;
+    pub(super) const READY: u16 = 8;
 }
 
 impl Entries {
@@ -105,11 +109,12 @@ impl Entries {
     /// Appends them for a block at `start`: the entries follow each other, but that `body` lies elsewhere if flags are
     /// saved.
     pub(crate) fn write(&self, bytes: &mut Vec<u8>, forms: &mut Forms, start: u64) {
-        let Self { arrived, far, body, polling, needs_flags, saves_flags } = *self;
+        let Self { arrived, far, body, polling, ready, needs_flags, saves_flags } = *self;
         let flag = |flag, set| if set { flag } else { 0 };
         let flags = flag(flag::NEEDS_FLAGS, needs_flags)
             | flag(flag::SAVES_FLAGS, saves_flags)
-            | flag(flag::POLLING, polling.is_some());
+            | flag(flag::POLLING, polling.is_some())
+            | flag(flag::READY, ready.is_some());
         let distances = [arrived - start, far - arrived, self.first() - far];
         debug_assert!(distances.iter().all(|&distance| distance <= u16::MAX.into()));
         let [arrived_at, to_far, to_body] = distances.map(|distance| distance as u16);
@@ -119,6 +124,9 @@ impl Entries {
         }
         if let Some(polling) = polling {
             put_unsigned(bytes, (polling - arrived) as u32);
+        }
+        if let Some(ready) = ready {
+            put_unsigned(bytes, (ready - arrived) as u32);
         }
     }
 
@@ -133,12 +141,13 @@ impl Entries {
             true => start.wrapping_add_signed(take_signed(bytes)?.into()),
             false => far + to_body,
         };
-        let polling = match flags & flag::POLLING != 0 {
-            true => Some(arrived + u64::from(take_unsigned(bytes)?)),
-            false => None,
+        let mut behind = |flag| match flags & flag != 0 {
+            true => Some(Some(arrived + u64::from(take_unsigned(bytes)?))),
+            false => Some(None),
         };
+        let (polling, ready) = (behind(flag::POLLING)?, behind(flag::READY)?);
         let needs_flags = flags & flag::NEEDS_FLAGS != 0;
-        Some(Self { arrived, far, body, polling, needs_flags, saves_flags })
+        Some(Self { arrived, far, body, polling, ready, needs_flags, saves_flags })
     }
 }
 
@@ -156,6 +165,7 @@ impl<'a> Block<'a> {
                     far: start,
                     body: start,
                     polling: None,
+                    ready: None,
                     needs_flags: false,
                     saves_flags: false,
                 };
@@ -187,7 +197,7 @@ impl<'a> Block<'a> {
             return None;
         }
         let entries = self.entries();
-        (pc == entries.first()).then_some(entries.saves_flags)
+        (pc == entries.first() || Some(pc) == entries.ready).then_some(entries.saves_flags)
     }
 
     /// Linear address of the page, where it is part of the code.
@@ -210,6 +220,7 @@ mod tests {
             far: start + 2,
             body: start + 2,
             polling: None,
+            ready: None,
             needs_flags: false,
             saves_flags: false,
         };
@@ -217,6 +228,7 @@ mod tests {
             plain,
             Entries { arrived: start + 7, far: start + 16, body: start + 40, ..plain },
             Entries { polling: Some(start), far: start + 300, body: start + 315, ..plain },
+            Entries { polling: Some(start + 22), ready: Some(start + 350), ..plain },
             Entries { saves_flags: true, needs_flags: true, body: start + 0x123_4567, ..plain },
             Entries { saves_flags: true, body: start - 5, ..plain },
         ];

@@ -20,6 +20,7 @@ use crate::seeing::is_upper;
 use crate::site::{self, Kind};
 use crate::statistics::Statistics;
 use crate::stubs::Stubs;
+use crate::vectors;
 use crate::views::ViewSite;
 use ambos_interpret::Cpu;
 use ambos_interpret::cpu::RIP;
@@ -53,8 +54,9 @@ pub(crate) struct Source<'a> {
     pub(crate) code_seen: bool,
     /// Whether jumps to other pages may be linked.
     pub(crate) links: bool,
-    /// The entry of the block at an offset in the page, if there is one, for a jump that goes back or one that does not.
-    pub(crate) linked: &'a dyn Fn(u16, bool) -> Option<u64>,
+    /// The entry of the block at an offset in the page, if there is one, for a jump that goes back or one that does not, and
+    /// where the vector state is held or may not be.
+    pub(crate) linked: &'a dyn Fn(u16, [bool; 2]) -> Option<u64>,
     /// Whether a conditional jump is likely to be taken, from the offsets of where it then leads and of the next
     /// instruction.
     pub(crate) likely: &'a dyn Fn(u16, u16) -> bool,
@@ -74,6 +76,8 @@ pub(crate) struct Built {
     pub(crate) far: u64,
     /// From a later place in the same page, if it has that yet: looks whether something wants attention.
     pub(crate) polling: Option<u64>,
+    /// From the same page, past the look for the vector state.
+    pub(crate) ready: Option<u64>,
     /// What enters it must leave the flags as they are.
     pub(crate) needs_flags: bool,
     /// From an earlier place in the same page.
@@ -113,6 +117,8 @@ pub(crate) enum ColdKind {
     Probe(ColdProbe),
     /// It takes the distance of the region whose number is in a register.
     View { to: u8, distances: i32, ready: u64 },
+    /// It loads the vector state.
+    Vectors { ready: u64 },
     /// It looks into the second level of a set's jump cache, for the address in R10.
     Jump(usize),
 }
@@ -169,6 +175,10 @@ pub(crate) struct Builder<'a> {
     pub(crate) eager_flags: bool,
     /// The host holds the guest's x87 state.
     pub(crate) x87_held: bool,
+    /// The number of the instruction before which the block loads the vector state, if it needs that.
+    pub(crate) vectors_at: Option<usize>,
+    /// That is the first one, and the block leads back to it.
+    pub(crate) loops_with_vectors: bool,
     /// What the stack pointer is behind by: see [`crate::stack`].
     pub(crate) stack_behind: i32,
     /// R10 holds the linear address of the next instruction.
@@ -245,6 +255,8 @@ pub(crate) fn build(
         next_in_r10: false,
         shadow: false,
         x87_held: false,
+        vectors_at: None,
+        loops_with_vectors: false,
     };
     let needed = builder.live(&instructions);
     if source.follows() {
@@ -384,6 +396,10 @@ impl Builder<'_> {
         self.built.instructions += 1;
         self.built.guest_bytes += instruction.len() as u32;
         self.viewing = self.plan.sees(self.index);
+        if self.vectors_at == Some(self.index) {
+            // As a part of this instruction: who goes on behind the one before comes by.
+            self.hold_vectors(live != 0);
+        }
         if !self.may_be_behind(instruction, action) {
             self.move_stack();
         }
@@ -621,6 +637,9 @@ impl Builder<'_> {
                     self.code.jump(ready);
                 }
                 ColdKind::Probe(probe) => self.cold_probe(site, probe),
+                ColdKind::Vectors { ready } => {
+                    vectors::go_to_load(self.code, self.stubs.load_vectors, ready);
+                }
                 ColdKind::Jump(set) => {
                     self.code.constant(reg::R11, site.into());
                     self.code.jump_by_way(self.stubs.second.jump(set));

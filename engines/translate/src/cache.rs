@@ -113,10 +113,18 @@ impl Cache {
         self.groups.entry(site).or_default()
     }
 
-    /// Entry of a block from a later place in the same page, if it has been made: looks whether something wants attention.
-    pub(crate) fn polling(&self, block: u32) -> Option<u64> {
-        let made = self.polling.get(&block).map(|&offset| self.base + u64::from(offset));
-        made.or_else(|| self.block(block).entries().polling)
+    /// Entry of a block from a later place in the same page, where the vector state is `held` or may not be, if it has been
+    /// made: looks whether something wants attention.
+    pub(crate) fn polling(&self, block: u32, held: bool) -> Option<u64> {
+        let entries = self.block(block).entries();
+        let own = entries.polling.filter(|_| held || entries.ready.is_none());
+        own.or_else(|| self.polling.get(&block).map(|&offset| self.base + u64::from(offset)))
+    }
+
+    /// Entry of a block from an earlier place in the same page, where the vector state is `held` or may not be.
+    pub(crate) fn body(&self, block: u32, held: bool) -> u64 {
+        let Entries { body, ready, .. } = self.block(block).entries();
+        ready.filter(|_| held).unwrap_or(body)
     }
 
     /// Notes that entry, which the block was made without.
@@ -160,6 +168,7 @@ impl Cache {
             far: built.far,
             body: built.body,
             polling: built.polling,
+            ready: built.ready,
             needs_flags: built.needs_flags,
             saves_flags: built.saves_flags,
         };
@@ -239,7 +248,8 @@ impl Cache {
             let mut jump = [0xe9, 0, 0, 0, 0];
             jump[1..].copy_from_slice(&relative(arrived + 1, elsewhere));
             let ways = [(entries.first(), &TRAP[..]), (arrived, &jump[..])];
-            for (entry, bytes) in ways {
+            let ready = entries.ready.map(|ready| (ready, &TRAP[..]));
+            for (entry, bytes) in ways.into_iter().chain(ready) {
                 let patched = arena.patch(entry as usize, bytes);
                 debug_assert!(patched, "a block lies in the arena");
             }
@@ -286,6 +296,7 @@ mod tests {
             arrived: start,
             far: start + 5,
             body: start + 5,
+            ready: (guest == 0x800).then_some(start + 11),
             parts: vec![part],
             sites: vec![Placed { part: 0, offset: guest, kind }],
             ..Built::default()
@@ -329,6 +340,11 @@ mod tests {
             let trap = cache.block(block).start + 5;
             assert_eq!(arena.bytes(trap as usize, 2).unwrap() == TRAP, changed);
             assert_eq!(cache.block(block).traps_at(trap), changed.then_some(false));
+            // Where the vector state is held, it may be entered further on.
+            let held = cache.body(block, true);
+            assert_eq!((cache.body(block, false), held == trap), (trap, gpa != 0x1800));
+            assert_eq!(arena.bytes(held as usize, 2).unwrap() == TRAP, changed);
+            assert_eq!(cache.block(block).traps_at(held), changed.then_some(false));
         }
         assert_eq!([0x1004, 0x1008].map(|gpa| cache.get(key(gpa))), [None; 2]);
         let again = add(&mut cache, base, gpas[0]);

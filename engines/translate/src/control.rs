@@ -57,7 +57,7 @@ impl Builder<'_> {
         let backward = target <= self.offset;
         let entry = match u64::from(target) == self.source.linear & 0xfff {
             true => self.built.polling,
-            false => (self.source.linked)(target, backward),
+            false => (self.source.linked)(target, [backward, self.holds_vectors()]),
         };
         self.counters.links += u64::from(entry.is_some());
         entry

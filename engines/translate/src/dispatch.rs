@@ -376,14 +376,14 @@ impl Translator {
                 };
                 weight(target) > threshold / 2 && weight(target) > 4 * weight(next)
             };
-            let linked = |target: u16, backward: bool| {
+            let linked = |target: u16, [backward, held]: [bool; 2]| {
                 let there = Key { offset: target, groups: true, ..key };
                 let Some(Place::Block(next)) = cache.get(there) else {
                     return None;
                 };
                 match backward {
-                    true => cache.polling(next),
-                    false => Some(cache.block(next).entries().body),
+                    true => cache.polling(next, held),
+                    false => Some(cache.body(next, held)),
                 }
             };
             let source = Source {
@@ -554,6 +554,7 @@ impl Translator {
     /// The entry of the block at the instruction pointer for code that came through a jump cache,
     /// which remembers it.
     pub(crate) fn enter_from_anywhere(&mut self, block: u32) -> u64 {
+        self.head.slots.vectors_held = 0;
         let set = self.head.cpu.mmu_index;
         let bank = self.head.cpu.tlb.current_bank();
         let rip = self.head.cpu.native.gpr[RIP];

@@ -9,6 +9,7 @@ use crate::layout;
 use crate::liveness;
 use crate::plan::Slot;
 use crate::second;
+use crate::vectors;
 use ambos_hostcode::arena::Region;
 use ambos_interpret::exec::native::Class;
 use iced_x86::{Instruction, OpKind};
@@ -32,10 +33,9 @@ impl Builder<'_> {
     pub(crate) fn head(&mut self, instructions: &[(Instruction, Action)], needed: &[u32]) {
         let live = needed.first().copied().unwrap_or(liveness::ALL);
         let saved = live != 0 && self.saves_first(instructions, needed);
-        let loops = instructions.iter().any(|&(ref instruction, action)| {
-            matches!(action, Action::Branch | Action::Jump)
-                && instruction.near_branch_target() == self.source.linear
-        });
+        let loops = live == 0 && self.loops(instructions);
+        self.vectors_at = vectors::place(instructions, needed, loops);
+        self.loops_with_vectors = loops && self.vectors_at == Some(0);
         self.head = Head { needs_flags: live != 0, saved, poll: None };
         if self.source.absolute {
             self.built.arrived = self.code.here();
@@ -49,7 +49,7 @@ impl Builder<'_> {
             self.built.arrived = self.code.here();
             self.code.store(Mem::Gs(layout::CODE_BASE), reg::R11);
         }
-        if loops && live == 0 {
+        if loops && !self.loops_with_vectors {
             self.built.polling = Some(self.code.here());
             self.head.poll = Some(self.poll_gate());
         }
@@ -60,6 +60,26 @@ impl Builder<'_> {
             self.load_kept_flags(Some(reg::R11));
         }
         self.built.body = self.code.here();
+    }
+
+    /// Whether a block leads back to its start.
+    fn loops(&self, instructions: &[(Instruction, Action)]) -> bool {
+        instructions.iter().any(|&(ref instruction, action)| {
+            matches!(action, Action::Branch | Action::Jump)
+                && instruction.near_branch_target() == self.source.linear
+        })
+    }
+
+    /// Behind the look for the vector state at the start of a block: who comes from the same page, and from where the state
+    /// is held, need not look again.
+    pub(crate) fn begin_ready(&mut self) {
+        if self.loops_with_vectors {
+            let over = self.code.short_jump();
+            self.built.polling = Some(self.code.here());
+            self.head.poll = Some(self.poll_gate());
+            self.code.land(over);
+        }
+        self.built.ready = Some(self.code.here());
     }
 
     /// Whether a block that needs flags saves them, for a probe or where it goes to another page, before an
@@ -176,8 +196,8 @@ impl Translator {
     /// The entry of a block from a later place in the same page, which looks whether something wants attention. Most
     /// blocks are never entered so: it is made when the first such jump is linked. `None` if there was no room for it, so
     /// that all code has been dropped.
-    pub(crate) fn polling_entry(&mut self, number: u32) -> Option<u64> {
-        if let Some(entry) = self.cache.polling(number) {
+    pub(crate) fn polling_entry(&mut self, number: u32, held: bool) -> Option<u64> {
+        if let Some(entry) = self.cache.polling(number, held) {
             return Some(entry);
         }
         let entries = self.cache.block(number).entries();

@@ -78,7 +78,6 @@ impl Translator {
                 if tail != 0 {
                     return Next::Boundary;
                 }
-                let body = next.entries().body;
                 // Translation may have flushed everything, and the page's code may have changed.
                 if self.statistics.flushes != flushes || self.cache.block(block).stale {
                     return Next::Boundary;
@@ -87,11 +86,19 @@ impl Translator {
                     // Views have come or gone.
                     return Next::Boundary;
                 }
-                let entry = if backward { self.polling_entry(found) } else { Some(body) };
+                // The place where it has left comes behind the look for the vector state.
+                let held = self.cache.block(block).entries().ready.is_some();
+                let entry = match backward {
+                    true => self.polling_entry(found, held),
+                    false => Some(self.cache.body(found, held)),
+                };
                 let Some(entry) = entry else { return Next::Boundary };
                 self.statistics.links += 1;
                 let displacement = crate::emit::relative(patch, entry);
                 self.arena.patch(patch as usize, &displacement);
+                if !held {
+                    self.head.slots.vectors_held = 0;
+                }
                 Next::Continue(entry)
             }
             Kind::Indirect { stack } => {

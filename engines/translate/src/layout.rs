@@ -71,6 +71,11 @@ pub(crate) struct Slots {
     pub(crate) now_mxcsr: u32,
     /// RDX while the x87 state is loaded.
     pub(crate) spilled_rdx: u64,
+    /// R11, and where to go on, while the vector state is loaded.
+    pub(crate) spilled_r11: u64,
+    pub(crate) loaded: u64,
+    /// One if the host holds the guest's vector state in translated code, else zero.
+    pub(crate) vectors_held: u64,
     /// One if the host holds the guest's x87 state in translated code, else zero.
     pub(crate) x87_held: u64,
     /// Where the x87 state is loaded from and stored to.
@@ -135,6 +140,9 @@ slot!(COUNTS, counts);
 slot!(HOST_MXCSR, host_mxcsr);
 slot!(NOW_MXCSR, now_mxcsr);
 slot!(SPILLED_RDX, spilled_rdx);
+slot!(SPILLED_R11, spilled_r11);
+slot!(LOADED, loaded);
+slot!(VECTORS_HELD, vectors_held);
 slot!(X87_HELD, x87_held);
 slot!(X87_AREA, x87_area);
 

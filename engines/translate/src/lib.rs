@@ -75,6 +75,7 @@ mod stubs;
 mod syscalls;
 mod system;
 mod ungrouped;
+mod vectors;
 mod views;
 mod x87;
 
