@@ -25,6 +25,18 @@ pub(crate) fn sample_text(length: usize) -> Vec<u8> {
     text
 }
 
+/// The beginning of `bytes` in LZ4's legacy frame, in blocks of these lengths.
+pub(crate) fn lz4_blocks(bytes: &[u8], lengths: &[usize]) -> Vec<u8> {
+    let (mut payload, mut at) = (0x184c_2102_u32.to_le_bytes().to_vec(), 0);
+    for &length in lengths {
+        let block = lz4_flex::block::compress(&bytes[at..at + length]);
+        payload.extend((block.len() as u32).to_le_bytes());
+        payload.extend(block);
+        at += length;
+    }
+    payload
+}
+
 /// Packs as Linux's build does, without the size behind.
 pub(crate) fn pack(compression: Compression, bytes: &[u8]) -> Vec<u8> {
     use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
@@ -181,14 +193,19 @@ pub(crate) fn vmlinux() -> Vec<u8> {
 
 /// A bzImage around `kernel`, with everything a current kernel says.
 pub(crate) fn bzimage(compression: Compression, kernel: &[u8]) -> Vec<u8> {
-    const SETUP_SECTORS: u8 = 3;
-    const PAYLOAD_OFFSET: u32 = 0x400;
     let mut payload = pack(compression, kernel);
     if compression != Compression::Gzip && compression != Compression::None {
         payload.extend((kernel.len() as u32).to_le_bytes());
     }
+    bzimage_around(&payload)
+}
+
+/// A bzImage around a packed kernel.
+pub(crate) fn bzimage_around(payload: &[u8]) -> Vec<u8> {
+    const SETUP_SECTORS: u8 = 3;
+    const PAYLOAD_OFFSET: u32 = 0x400;
     let mut code = vec![0xf4; PAYLOAD_OFFSET as usize];
-    code.extend(&payload);
+    code.extend(payload);
     code.resize(code.len().next_multiple_of(16), 0);
     let mut file = vec![0; (usize::from(SETUP_SECTORS) + 1) * 512];
     let mut set = |offset: usize, bytes: &[u8]| {

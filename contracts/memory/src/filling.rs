@@ -1,7 +1,8 @@
 //! Putting much into RAM before a guest runs.
 //!
-//! What is written through the mapping costs a fault of the host for each page, which zeroes the page first. Written through
-//! the file, a page costs a quarter of that, and zeroes cost nothing if their storage is given back.
+//! What is written through the mapping costs a fault of the host for each page, which zeroes the page first. Much goes into large
+//! pages. Where there are none it is written through the file, which costs two thirds of that. Zeroes cost nothing if their storage is
+//! given back.
 
 use crate::{DmaRange, GuestRam};
 use std::os::unix::fs::FileExt;
@@ -18,6 +19,15 @@ impl GuestRam {
     ///
     /// [`GuestMemoryError`] if there is no RAM for some of them; others may have been written.
     pub fn fill(&self, address: u64, bytes: &[u8]) -> Result<(), GuestMemoryError> {
+        let large = self.with_large_pages(address, bytes.len() as u64);
+        let (before, rest) = bytes.split_at((large.start - address) as usize);
+        let (within, behind) = rest.split_at((large.end - large.start) as usize);
+        self.fill_small_pages(address, before)?;
+        self.memory().write_slice(within, GuestAddress(large.start))?;
+        self.fill_small_pages(large.end, behind)
+    }
+
+    fn fill_small_pages(&self, address: u64, bytes: &[u8]) -> Result<(), GuestMemoryError> {
         let small = bytes.len() < LARGE;
         if !small && self.fill_through_file(address, bytes) {
             return Ok(());

@@ -8,6 +8,8 @@
 mod device_memory;
 mod dma;
 mod filling;
+mod large_pages;
+mod mapping;
 mod page_flags;
 mod ram;
 mod words;

@@ -1,12 +1,15 @@
 //! The RAM of one guest.
 
+use crate::mapping::Mapping;
 use crate::{DeviceMemory, PageFlags};
 use rustix::fs::FallocateFlags;
 use std::fs::File;
 use std::os::fd::FromRawFd;
+use std::sync::Arc;
 use thiserror::Error;
 use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MmapRegion,
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap, MmapRegion,
 };
 
 /// Start of the 32-bit hole for PCI, APICs and firmware; RAM that does not fit below continues at
@@ -60,6 +63,8 @@ pub struct Region {
 #[derive(Debug)]
 pub struct GuestRam {
     memory: GuestMemoryMmap,
+    /// What it sees, which outlives it.
+    _mappings: Vec<Mapping>,
     regions: [Region; 2],
     page_flags: PageFlags,
     size: u64,
@@ -92,22 +97,30 @@ impl GuestRam {
         let file =
             memory_file(size + display).map_err(|source| MemoryError::Create { size, source })?;
         let low = size.min(PCI_HOLE_START);
-        let mut ranges = vec![(GuestAddress(0), low as usize, Some(FileOffset::new(file, 0)))];
-        if size > low {
-            let file = ranges[0].2.as_ref().map(|offset| offset.arc().clone());
-            let offset = file.map(|file| FileOffset::from_arc(file, low));
-            ranges.push((GuestAddress(PCI_HOLE_END), (size - low) as usize, offset));
-        }
+        let file = Arc::new(file);
         let failed = |reason: String| MemoryError::Map { size, reason };
-        let file = ranges[0].2.as_ref().map(|offset| offset.arc().clone());
-        let display = file.filter(|_| display > 0).map(|file| {
-            MmapRegion::from_file(FileOffset::from_arc(file, size), display as usize)
+        let part = |offset: u64| FileOffset::from_arc(Arc::clone(&file), offset);
+        let mut starts = vec![(0, part(0), low)];
+        if size > low {
+            starts.push((PCI_HOLE_END, part(low), size - low));
+        }
+        let mut mappings = Vec::new();
+        let mut parts = Vec::new();
+        for (start, file, size) in starts {
+            let mapping =
+                Mapping::new(file, size as usize).map_err(|error| failed(error.to_string()))?;
+            let region = GuestRegionMmap::with_arc(mapping.region(), GuestAddress(start));
+            parts.extend(region);
+            mappings.push(mapping);
+        }
+        let memory =
+            GuestMemoryMmap::from_regions(parts).map_err(|error| failed(error.to_string()))?;
+        let display = (display > 0).then(|| {
+            MmapRegion::from_file(part(size), display as usize)
                 .map(|region| DeviceMemory::new(region, (size / 4096) as usize))
                 .map_err(|error| failed(error.to_string()))
         });
         let display = display.transpose()?;
-        let memory = GuestMemoryMmap::from_ranges_with_files(ranges)
-            .map_err(|error| failed(error.to_string()))?;
         let mut regions = [Region { start: 0, size: 0, hva: 0, first_page: 0 }; 2];
         let mut first_page = 0;
         for (slot, region) in regions.iter_mut().zip(memory.iter()) {
@@ -120,7 +133,14 @@ impl GuestRam {
             first_page += (region.len() / 4096) as usize;
         }
         let pages = (size + display.as_ref().map_or(0, DeviceMemory::size)) / 4096;
-        Ok(Self { memory, regions, page_flags: PageFlags::new(pages as usize), size, display })
+        Ok(Self {
+            memory,
+            _mappings: mappings,
+            regions,
+            page_flags: PageFlags::new(pages as usize),
+            size,
+            display,
+        })
     }
 
     /// RAM as devices and loaders see it.

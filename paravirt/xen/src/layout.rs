@@ -131,6 +131,7 @@ impl Layout {
             |table: u64, index: u64, value: u64| ram.store_word((table << 12) + index * 8, value);
         let emptied = ram.fill_zero(1 << 12, (self.scratch - 1) << 12);
         debug_assert!(emptied.is_ok(), "the hypervisor's frames are RAM");
+        ram.use_large_pages(0, self.reserve << 12);
         // The guest reads the table from both of its modes: user, but not writable.
         let table = PRESENT | USER | ACCESSED | WRITE;
         let page = PRESENT | USER | ACCESSED | DIRTY;

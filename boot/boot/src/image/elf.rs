@@ -75,6 +75,11 @@ impl Elf {
     ///
     /// [`ImageError`] if it is for another machine, not executable, or damaged.
     pub fn parse(bytes: &[u8]) -> Result<Option<Self>, ImageError> {
+        Self::parse_start(bytes, bytes.len() as u64)
+    }
+
+    /// Reads the headers of a file of `size` bytes, of which `bytes` are the first.
+    pub(super) fn parse_start(bytes: &[u8], size: u64) -> Result<Option<Self>, ImageError> {
         if !bytes.starts_with(b"\x7fELF") {
             return Ok(None);
         }
@@ -116,7 +121,7 @@ impl Elf {
             )),
         };
         let (entry, table, entry_size, count) = read().ok_or_else(truncated)?;
-        let segments = program_headers(bytes, class, table, entry_size, count)?;
+        let segments = program_headers(bytes, size, class, table, entry_size, count)?;
         Ok(Some(Self { class, entry, segments }))
     }
 
@@ -145,6 +150,7 @@ impl Elf {
 
 fn program_headers(
     bytes: &[u8],
+    size: u64,
     class: ElfClass,
     table: u64,
     entry_size: u16,
@@ -176,7 +182,7 @@ fn program_headers(
             value: entry_size.into(),
         })?;
         if segment.kind == SegmentKind::Load {
-            check_load(&segment, have)?;
+            check_load(&segment, size)?;
         }
         segments.push(segment);
     }

@@ -10,11 +10,15 @@
 
 mod bzimage;
 mod elf;
+mod loadable;
+mod lz4;
 mod multiboot;
 mod notes;
 mod payload;
 
 pub use bzimage::{BzImage, LoadFlags, XLoadFlags};
+pub(crate) use loadable::{Loadable, Way};
+
 pub use elf::{Elf, ElfClass, ProgramHeader, SegmentKind};
 pub use multiboot::{MultibootAddresses, MultibootHeader};
 pub use notes::{XenNote, XenNotes, XenValue};

@@ -148,13 +148,18 @@ impl XenNotes {
     /// Reads the notes of `elf`. Damaged and unknown notes are left out: a kernel without a note it
     /// needs is refused by whoever needs it.
     pub fn parse(bytes: &[u8], elf: &Elf) -> Self {
-        let mut notes = BTreeMap::new();
+        let mut notes = Self::default();
         for segment in &elf.segments {
             if segment.kind == SegmentKind::Note {
-                read_notes(segment.bytes(bytes), &mut notes);
+                notes.add(segment.bytes(bytes));
             }
         }
-        Self(notes)
+        notes
+    }
+
+    /// Adds those of a segment.
+    pub(super) fn add(&mut self, segment: &[u8]) {
+        read_notes(segment, &mut self.0);
     }
 
     /// The number in `note`.

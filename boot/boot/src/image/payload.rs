@@ -4,12 +4,10 @@
 //! must stop at the end of its stream and leave the rest alone. Output is bounded by
 //! [`MAX_UNPACKED`], memory of the decoders by [`MAX_DECODER_MEMORY`].
 
-use super::ImageError;
 use super::bzimage::signature;
-use crate::bytes::u32_at;
+use super::{ImageError, lz4};
 use liblzma::bufread::XzDecoder;
 use liblzma::stream::Stream;
-use lz4_flex::block::{DecompressError, decompress_into};
 use std::fmt;
 use std::io::Read;
 
@@ -17,9 +15,6 @@ use std::io::Read;
 pub const MAX_UNPACKED: u64 = 512 << 20;
 /// The most that a decoder may allocate for its dictionary or window, in bytes.
 const MAX_DECODER_MEMORY: u64 = 256 << 20;
-/// The legacy LZ4 frame that Linux uses: blocks of this size unpacked.
-const LZ4_BLOCK: usize = 8 << 20;
-const LZ4_MAGIC: u32 = 0x184c_2102;
 
 /// How a kernel's payload is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +46,7 @@ impl Compression {
             (b"\x1f\x9e", Compression::Gzip),
             (b"\xfd7zXZ\0", Compression::Xz),
             (b"\x5d\0\0", Compression::Lzma),
-            (&LZ4_MAGIC.to_le_bytes(), Compression::Lz4),
+            (&lz4::MAGIC.to_le_bytes(), Compression::Lz4),
             (b"\x28\xb5\x2f\xfd", Compression::Zstd),
             (b"BZh", Compression::Bzip2),
             (b"\x89LZO", Compression::Lzo),
@@ -103,7 +98,7 @@ pub fn unpack(payload: &[u8]) -> Result<Vec<u8>, ImageError> {
                 .map_err(|error| damaged(error.to_string()))?;
             read_bounded(decoder, compression)
         }
-        Compression::Lz4 => unpack_lz4(payload),
+        Compression::Lz4 => lz4::Blocks::parse(payload)?.unpack_all(),
         Compression::Bzip2 | Compression::Lzo => {
             Err(ImageError::UnsupportedCompression(compression))
         }
@@ -120,72 +115,6 @@ fn read_bounded(decoder: impl Read, compression: Compression) -> Result<Vec<u8>,
         return Err(ImageError::UnpacksTooLarge);
     }
     Ok(unpacked)
-}
-
-/// The legacy LZ4 frame: blocks, each with its packed size before it, to the end of the input. The
-/// four bytes of unpacked size that Linux appends are too short for a block and end the loop.
-fn unpack_lz4(payload: &[u8]) -> Result<Vec<u8>, ImageError> {
-    let damaged = |reason: String| ImageError::Unpack { compression: Compression::Lz4, reason };
-    let mut blocks = Vec::new();
-    let mut at = size_of::<u32>();
-    while payload.len().saturating_sub(at) > size_of::<u32>() {
-        let packed = u32_at(payload, at).unwrap_or(0);
-        at += size_of::<u32>();
-        if packed == LZ4_MAGIC {
-            continue;
-        }
-        let block = crate::bytes::range(payload, at as u64, packed.into())
-            .ok_or_else(|| damaged(format!("a block of {packed} bytes at {at} is cut off")))?;
-        at += block.len();
-        blocks.push(block);
-        if (blocks.len() * LZ4_BLOCK) as u64 > MAX_UNPACKED {
-            return Err(ImageError::UnpacksTooLarge);
-        }
-    }
-    if blocks.is_empty() {
-        return Err(damaged("there is no block".into()));
-    }
-    // Memory that is zero from the start is not touched to make it so.
-    let mut unpacked = vec![0; blocks.len() * LZ4_BLOCK];
-    ambos_hostcode::prefer_large_pages(&mut unpacked);
-    let lengths = unpack_lz4_blocks(&blocks, &mut unpacked)
-        .into_iter()
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| damaged(error.to_string()))?;
-    // All but the last are full, as Linux's tools make them; others have to be moved together.
-    let mut end = 0;
-    for (number, &length) in lengths.iter().enumerate() {
-        let start = number * LZ4_BLOCK;
-        if start != end {
-            unpacked.copy_within(start..start + length, end);
-        }
-        end += length;
-    }
-    unpacked.truncate(end);
-    Ok(unpacked)
-}
-
-/// Unpacks each block to its place in `unpacked`, on as many threads as the host has processors for; the lengths.
-fn unpack_lz4_blocks(blocks: &[&[u8]], unpacked: &mut [u8]) -> Vec<Result<usize, DecompressError>> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let share = blocks.len().div_ceil(threads).max(1);
-    let work = |(blocks, places): (&[&[u8]], &mut [u8])| -> Vec<_> {
-        let places = places.chunks_mut(LZ4_BLOCK);
-        blocks.iter().zip(places).map(|(block, place)| decompress_into(block, place)).collect()
-    };
-    let mut shares = blocks.chunks(share).zip(unpacked.chunks_mut(share * LZ4_BLOCK));
-    let Some(own) = shares.next() else { return Vec::new() };
-    std::thread::scope(|scope| {
-        let others: Vec<_> = shares.map(|share| scope.spawn(move || work(share))).collect();
-        let mut lengths = work(own);
-        for other in others {
-            match other.join() {
-                Ok(more) => lengths.extend(more),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        lengths
-    })
 }
 
 #[cfg(test)]
@@ -233,33 +162,5 @@ mod tests {
         assert!(error.contains("lzo"), "{error}");
         assert!(matches!(unpack(b"what"), Err(ImageError::UnknownCompression(_))));
         assert!(matches!(unpack(b""), Err(ImageError::UnknownCompression(_))));
-    }
-
-    #[test]
-    fn blocks_of_any_length_follow_each_other() {
-        let text = sample_text(3 * LZ4_BLOCK);
-        for lengths in [&[LZ4_BLOCK, LZ4_BLOCK, 5][..], &[LZ4_BLOCK, 70_000, LZ4_BLOCK, 9], &[1; 9]]
-        {
-            let (mut payload, mut at) = (LZ4_MAGIC.to_le_bytes().to_vec(), 0);
-            for &length in lengths {
-                let block = lz4_flex::block::compress(&text[at..at + length]);
-                payload.extend((block.len() as u32).to_le_bytes());
-                payload.extend(block);
-                at += length;
-            }
-            assert!(unpack(&payload).unwrap() == text[..at], "{lengths:?}");
-        }
-    }
-
-    #[test]
-    fn a_bomb_is_stopped() {
-        let zeros = vec![0; LZ4_BLOCK];
-        let block = lz4_flex::block::compress(&zeros);
-        let mut payload = LZ4_MAGIC.to_le_bytes().to_vec();
-        for _ in 0..=MAX_UNPACKED / LZ4_BLOCK as u64 {
-            payload.extend((block.len() as u32).to_le_bytes());
-            payload.extend(&block);
-        }
-        assert!(matches!(unpack(&payload), Err(ImageError::UnpacksTooLarge)));
     }
 }

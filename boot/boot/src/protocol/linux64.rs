@@ -5,7 +5,7 @@
 //! own entry point, which expects the same.
 
 use super::{Boot, BootError, Protocol, cpu, segments};
-use crate::image::{BzImage, ElfClass, ImageKind, Vmlinux, XLoadFlags};
+use crate::image::{BzImage, ElfClass, ImageKind, Loadable, Way, XLoadFlags};
 use ambos_pc_map::memory::{HIGH_MEMORY_START, LOW_RAM_MAX};
 use ambos_vcpu::CpuState;
 use ambos_x86::gpr;
@@ -27,24 +27,24 @@ const fn refuse(reason: &'static str) -> BootError {
     BootError::Protocol { protocol: Protocol::Linux64, reason }
 }
 
-/// Loads the configured kernel; `vmlinux` is its ELF file where the caller has it already, and instead of a bzImage
+/// Loads the configured kernel; `proper` is its ELF file where the caller has it already, and instead of a bzImage
 /// that unpacks itself.
 pub(super) fn load(
     boot: &mut Boot<'_>,
-    vmlinux: Option<&Vmlinux<'_>>,
+    proper: Option<&Loadable<'_>>,
 ) -> Result<CpuState, BootError> {
     boot.refuse_modules(Protocol::Linux64)?;
     let kernel = &boot.config.kernel;
-    let loaded = match (kernel.kind(), vmlinux) {
+    let loaded = match (kernel.kind(), proper) {
         (ImageKind::BzImage(image), None) => load_bzimage(boot, image)?,
         // The kernel proper, unpacked: what its own header says of it holds all the same.
-        (ImageKind::BzImage(image), Some(vmlinux)) => {
+        (ImageKind::BzImage(image), Some(proper)) => {
             let command_line_max = usize::try_from(image.command_line_max()).unwrap_or(usize::MAX);
-            Loaded { header: *image.header(), command_line_max, ..load_elf(boot, vmlinux)? }
+            Loaded { header: *image.header(), command_line_max, ..load_elf(boot, proper)? }
         }
-        (ImageKind::Elf(_), Some(vmlinux)) => load_elf(boot, vmlinux)?,
-        (ImageKind::Elf(_), None) => match kernel.vmlinux()? {
-            Some(vmlinux) => load_elf(boot, &vmlinux)?,
+        (ImageKind::Elf(_), Some(proper)) => load_elf(boot, proper)?,
+        (ImageKind::Elf(_), None) => match kernel.loadable(Way::Whole)? {
+            Some(proper) => load_elf(boot, &proper)?,
             None => return Err(refuse("it is no ELF file; give a bzImage or vmlinux")),
         },
         (ImageKind::Flat, _) => {
@@ -87,12 +87,12 @@ fn load_bzimage(boot: &mut Boot<'_>, image: &BzImage) -> Result<Loaded, BootErro
     Ok(Loaded { entry, header, command_line_max })
 }
 
-fn load_elf(boot: &mut Boot<'_>, vmlinux: &Vmlinux<'_>) -> Result<Loaded, BootError> {
-    if vmlinux.elf.class != ElfClass::Elf64 {
+fn load_elf(boot: &mut Boot<'_>, kernel: &Loadable<'_>) -> Result<Loaded, BootError> {
+    if kernel.elf.class != ElfClass::Elf64 {
         return Err(refuse("it is a 32-bit ELF file; give an x86-64 kernel"));
     }
-    let entry = vmlinux.elf.physical_entry().ok_or(BootError::Entry(vmlinux.elf.entry))?;
-    segments::load(boot, vmlinux)?;
+    let entry = kernel.elf.physical_entry().ok_or(BootError::Entry(kernel.elf.entry))?;
+    segments::load(boot, kernel)?;
     let header = setup_header {
         boot_flag: BOOT_FLAG,
         header: HEADER_MAGIC,

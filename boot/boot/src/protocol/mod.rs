@@ -27,7 +27,7 @@ pub use screen::Display;
 pub use xen_pv::{XenPvGuest, load as load_xen_pv};
 
 use crate::acpi::{self, AcpiError};
-use crate::image::{ElfClass, ImageError, ImageKind, KernelImage};
+use crate::image::{ElfClass, ImageError, ImageKind, KernelImage, Way};
 use ambos_memory::GuestRam;
 use ambos_vcpu::CpuState;
 use std::fmt;
@@ -220,6 +220,10 @@ pub fn load(ram: &GuestRam, config: &BootConfig) -> Result<CpuState, BootError> 
     if config.command_line.as_bytes().contains(&0) {
         return Err(BootError::CommandLineNul);
     }
+    config.kernel.by_any_way(|way| load_by(way, ram, config))
+}
+
+fn load_by(way: Way, ram: &GuestRam, config: &BootConfig) -> Result<CpuState, BootError> {
     let rsdp = acpi::write(ram, config.cpus)?;
     let map = MemoryMap::of(ram, &config.reserved);
     let layout = Layout::new(&map);
@@ -231,13 +235,13 @@ pub fn load(ram: &GuestRam, config: &BootConfig) -> Result<CpuState, BootError> 
         Protocol::Multiboot => multiboot::load(&mut boot),
         Protocol::XenPv => Err(xen_pv::OTHER_MACHINE),
         Protocol::Pvh => {
-            let vmlinux = kernel.vmlinux()?.ok_or(pvh::NOT_ELF)?;
-            pvh::load(&mut boot, &vmlinux)
+            let proper = kernel.loadable(way)?.ok_or(pvh::NOT_ELF)?;
+            pvh::load(&mut boot, &proper)
         }
         Protocol::Auto => {
-            let vmlinux =
-                match kernel.vmlinux() {
-                    Ok(vmlinux) => vmlinux,
+            let proper =
+                match kernel.loadable(way) {
+                    Ok(proper) => proper,
                     // The kernel's own decompressor may know what ours does not.
                     Err(
                         ImageError::UnsupportedCompression(_) | ImageError::UnknownCompression(_),
@@ -246,18 +250,18 @@ pub fn load(ram: &GuestRam, config: &BootConfig) -> Result<CpuState, BootError> 
                 };
             // PVH has no words for a screen.
             let told = config.display.is_some() && matches!(kernel.kind(), ImageKind::BzImage(_));
-            match vmlinux {
-                Some(vmlinux) if told && vmlinux.elf.class == ElfClass::Elf64 => {
-                    linux64::load(&mut boot, Some(&vmlinux))
+            match proper {
+                Some(proper) if told && proper.elf.class == ElfClass::Elf64 => {
+                    linux64::load(&mut boot, Some(&proper))
                 }
-                Some(vmlinux) if vmlinux.xen_notes().pvh_entry().is_some() => {
-                    pvh::load(&mut boot, &vmlinux)
+                Some(proper) if proper.xen_notes()?.pvh_entry().is_some() => {
+                    pvh::load(&mut boot, &proper)
                 }
                 _ if kernel.multiboot().is_some() => multiboot::load(&mut boot),
                 _ if matches!(kernel.kind(), ImageKind::BzImage(_)) => {
                     linux64::load(&mut boot, None)
                 }
-                vmlinux => linux64::load(&mut boot, vmlinux.as_ref()),
+                proper => linux64::load(&mut boot, proper.as_ref()),
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use super::{Boot, BootError, Module, Protocol, cpu, segments};
 use crate::bytes::range;
-use crate::image::{ImageKind, MultibootAddresses, MultibootHeader};
+use crate::image::{ImageKind, MultibootAddresses, MultibootHeader, Way};
 use ambos_pc_map::memory::{EBDA_START, HIGH_MEMORY_START, LOW_RAM_MAX};
 use ambos_vcpu::CpuState;
 use ambos_x86::{PAGE_SIZE, gpr};
@@ -48,11 +48,11 @@ pub(super) fn load(boot: &mut Boot<'_>) -> Result<CpuState, BootError> {
     let (entry, end) = match header.addresses {
         Some(addresses) => load_flat(boot, header, addresses)?,
         None => {
-            let vmlinux = kernel
-                .vmlinux()?
+            let proper = kernel
+                .loadable(Way::Whole)?
                 .ok_or(refuse("it is no ELF file and gives no load addresses; link it again"))?;
-            let entry = vmlinux.elf.physical_entry().ok_or(BootError::Entry(vmlinux.elf.entry))?;
-            (entry, segments::load(boot, &vmlinux)?)
+            let entry = proper.elf.physical_entry().ok_or(BootError::Entry(proper.elf.entry))?;
+            (entry, segments::load(boot, &proper)?)
         }
     };
     let entry = u32::try_from(entry).map_err(|_| BootError::Entry(entry))?;

@@ -4,7 +4,7 @@
 //! EBX pointing to the start info. Nothing has to be decompressed in the guest: the host did that.
 
 use super::{Boot, BootError, Protocol, cpu, segments};
-use crate::image::Vmlinux;
+use crate::image::Loadable;
 use ambos_pc_map::memory::LOW_RAM_MAX;
 use ambos_vcpu::CpuState;
 use ambos_x86::gpr;
@@ -25,15 +25,15 @@ const NO_ENTRY: BootError = BootError::Protocol {
 /// The longest command line. Kernels have their own, smaller limit, but do not tell it.
 const COMMAND_LINE_MAX: usize = 4095;
 
-/// Loads `vmlinux`.
-pub(super) fn load(boot: &mut Boot<'_>, vmlinux: &Vmlinux<'_>) -> Result<CpuState, BootError> {
+/// Loads a kernel proper.
+pub(super) fn load(boot: &mut Boot<'_>, kernel: &Loadable<'_>) -> Result<CpuState, BootError> {
     boot.refuse_modules(Protocol::Pvh)?;
-    let entry = vmlinux.xen_notes().pvh_entry().ok_or(NO_ENTRY)?;
+    let entry = kernel.xen_notes()?.pvh_entry().ok_or(NO_ENTRY)?;
     let inside = |start: u64, size: u64| (start..start + size).contains(&entry.into());
-    if !vmlinux.elf.loads().any(|load| inside(load.physical_address, load.memory_size)) {
+    if !kernel.elf.loads().any(|load| inside(load.physical_address, load.memory_size)) {
         return Err(BootError::Entry(entry.into()));
     }
-    segments::load(boot, vmlinux)?;
+    segments::load(boot, kernel)?;
     let config = boot.config;
     let command_line = boot.put_command_line(&config.command_line, COMMAND_LINE_MAX)?;
     let mut info = hvm_start_info {

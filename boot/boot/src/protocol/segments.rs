@@ -1,19 +1,20 @@
 //! Loading the segments of an ELF file to their physical addresses.
 
 use super::{Boot, BootError};
-use crate::image::{ProgramHeader, Vmlinux};
+use crate::image::Loadable;
 use ambos_pc_map::memory::{EBDA_START, HIGH_MEMORY_START};
 
-/// Loads all segments and returns the end of the highest.
-pub(super) fn load(boot: &mut Boot<'_>, vmlinux: &Vmlinux<'_>) -> Result<u64, BootError> {
+/// Loads all segments, zeroes what the file does not have of them, and returns the end of the highest.
+pub(super) fn load(boot: &mut Boot<'_>, kernel: &Loadable<'_>) -> Result<u64, BootError> {
     let mut end = 0;
-    for segment in vmlinux.elf.loads() {
+    for segment in kernel.elf.loads() {
         let start = segment.physical_address;
-        let bytes = segment.bytes(&vmlinux.bytes);
         place(boot, start, start + segment.memory_size)?;
-        fill(boot, segment, bytes)?;
+        zero(boot, start + segment.file_size, start + segment.memory_size)?;
         end = end.max(start + segment.memory_size);
     }
+    let boot = &*boot;
+    kernel.for_each_part(|segment, at, bytes| boot.write(segment.physical_address + at, bytes))?;
     Ok(end)
 }
 
@@ -54,13 +55,6 @@ impl BootError {
             needed_mib: end.div_ceil(1 << 20).checked_next_multiple_of(64).unwrap_or(u64::MAX),
         }
     }
-}
-
-/// Writes a segment's bytes and zeroes what the file does not have.
-fn fill(boot: &Boot<'_>, segment: &ProgramHeader, bytes: &[u8]) -> Result<(), BootError> {
-    let start = segment.physical_address;
-    boot.write(start, bytes)?;
-    zero(boot, start + bytes.len() as u64, start + segment.memory_size)
 }
 
 /// Zeroes `start..end`, which has been claimed.

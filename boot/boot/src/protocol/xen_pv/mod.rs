@@ -15,7 +15,7 @@ mod directory;
 mod tests;
 
 use super::{BootConfig, BootError, Protocol};
-use crate::image::{KernelImage, Vmlinux, XenNote, XenNotes};
+use crate::image::{Loadable, ProgramHeader, Way, XenNote, XenNotes};
 use ambos_memory::GuestRam;
 use ambos_vcpu::{Control, CpuState, Segment, Segments, TableRegister};
 use ambos_x86::segment::{attr, decode, system_type};
@@ -75,8 +75,8 @@ struct Wishes {
 }
 
 impl Wishes {
-    fn read(kernel: &Vmlinux<'_>) -> Result<Self, BootError> {
-        let notes = kernel.xen_notes();
+    fn read(kernel: &Loadable<'_>) -> Result<Self, BootError> {
+        let notes = kernel.xen_notes()?;
         if let Some(reason) = obstacle(kernel, &notes) {
             return Err(refusal(reason));
         }
@@ -92,10 +92,15 @@ impl Wishes {
             module_by_frame: notes.number(XenNote::ModStartPfn).is_some_and(|value| value != 0),
         })
     }
+
+    /// The physical address of a segment: its virtual one's distance from the base.
+    fn place(&self, segment: &ProgramHeader) -> u64 {
+        segment.physical_address.wrapping_add(self.offset).wrapping_sub(self.base)
+    }
 }
 
 /// Why a kernel cannot be started so, and what to do.
-fn obstacle(kernel: &Vmlinux<'_>, notes: &XenNotes) -> Option<&'static str> {
+fn obstacle(kernel: &Loadable<'_>, notes: &XenNotes) -> Option<&'static str> {
     if notes.is_empty() {
         return Some(
             "it has no Xen notes (its option XEN_PV is off); use -t full or -t hybrid, or another kernel",
@@ -120,7 +125,7 @@ fn obstacle(kernel: &Vmlinux<'_>, notes: &XenNotes) -> Option<&'static str> {
 }
 
 /// Whether the ELF header's entry lies in the kernel's part of the address space.
-fn enters_at_header(kernel: &Vmlinux<'_>, notes: &XenNotes) -> bool {
+fn enters_at_header(kernel: &Loadable<'_>, notes: &XenNotes) -> bool {
     let base = notes.number(XenNote::VirtBase).unwrap_or(0);
     let offset = base.wrapping_sub(notes.number(XenNote::PaddrOffset).unwrap_or(0));
     let inside = |start: u64, size: u64| kernel.elf.entry.wrapping_sub(start) < size;
@@ -192,6 +197,14 @@ impl Builder<'_> {
         })
     }
 
+    /// Some frames, which have been taken, will be written part by part.
+    fn expect(&self, first: u64, frames: u64) -> Result<(), BootError> {
+        self.parts(first << 12, (first + frames) << 12, |address, _, size| {
+            self.ram.use_large_pages(address, size);
+            Ok(())
+        })
+    }
+
     /// Zeroes `start..end`, which has been taken.
     fn zero(&self, start: u64, end: u64) -> Result<(), BootError> {
         self.parts(start, end, |address, _, size| self.ram.fill_zero(address, size))
@@ -215,56 +228,52 @@ pub fn load(ram: &GuestRam, layout: &Layout, config: &BootConfig) -> Result<XenP
     if !config.modules.is_empty() {
         return Err(refusal("it has no modules; give one initrd instead"));
     }
-    let kernel = unpacked(&config.kernel)?;
+    config.kernel.by_any_way(|way| load_by(way, ram, layout, config))
+}
+
+fn load_by(
+    way: Way,
+    ram: &GuestRam,
+    layout: &Layout,
+    config: &BootConfig,
+) -> Result<XenPvGuest, BootError> {
+    let kernel = config.kernel.loadable(way)?;
+    let kernel = kernel.ok_or(refusal("it is no ELF file; give a kernel with Xen's notes"))?;
     let wishes = Wishes::read(&kernel)?;
     let mut builder = Builder { ram, layout, next: 0 };
-    let segments = place_kernel(&mut builder, &kernel, &wishes)?;
+    take_kernel(&mut builder, &kernel, &wishes)?;
     // What is copied and what is made up takes as long.
     std::thread::scope(|scope| {
         let copier = builder;
-        let copied = scope.spawn(move || {
-            for (start, bytes, end) in segments {
-                copier.write(start, bytes)?;
-                copier.zero(start + bytes.len() as u64, end)?;
-            }
-            match wishes.hypercall_page {
-                Some(page) => copier.write(page.wrapping_sub(wishes.base), &hypercall::page()),
-                None => Ok(()),
-            }
-        });
+        let copied = scope.spawn(move || copy_kernel(&copier, &kernel, &wishes));
         let built = build(&mut builder, &wishes, config);
         copied.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         built
     })
 }
 
-fn unpacked(kernel: &KernelImage) -> Result<Vmlinux<'_>, BootError> {
-    kernel.vmlinux()?.ok_or(refusal("it is no ELF file; give a kernel with Xen's notes"))
-}
-
-/// A segment of a kernel: the physical address, the bytes there, and where the zeros behind these end.
-type Placed<'a> = (u64, &'a [u8], u64);
-
-/// Takes the memory where the kernel's notes want it, and says what comes where in it.
-fn place_kernel<'a>(
+/// Takes the memory where the kernel's notes want it.
+fn take_kernel(
     builder: &mut Builder<'_>,
-    kernel: &'a Vmlinux<'_>,
+    kernel: &Loadable<'_>,
     wishes: &Wishes,
-) -> Result<Vec<Placed<'a>>, BootError> {
+) -> Result<(), BootError> {
     const OUTSIDE: BootError =
         refusal("its segments lie outside the memory from note VIRT_BASE on");
-    let mut segments = Vec::new();
-    let mut end = 0;
+    let mut places = Vec::new();
     for segment in kernel.elf.loads() {
-        // Physical address: the distance from the base of the virtual one.
-        let start = segment.physical_address.wrapping_add(wishes.offset).wrapping_sub(wishes.base);
+        let start = wishes.place(segment);
         if start >= 1 << 40 {
             return Err(OUTSIDE);
         }
-        let segment_end = start.checked_add(segment.memory_size).ok_or(OUTSIDE)?;
-        segments.push((start, segment.bytes(&kernel.bytes), segment_end));
-        end = end.max(segment_end);
+        places.push((start, start.checked_add(segment.memory_size).ok_or(OUTSIDE)?));
     }
+    // They are written in any order.
+    places.sort_unstable();
+    if places.windows(2).any(|pair| pair[0].1 > pair[1].0) {
+        return Err(refusal("its segments overlap"));
+    }
+    let end = places.last().map_or(0, |(_, end)| *end);
     builder.take(end.div_ceil(PAGE_SIZE))?;
     if let Some(page) = wishes.hypercall_page {
         let at = page.wrapping_sub(wishes.base);
@@ -276,7 +285,24 @@ fn place_kernel<'a>(
     if entry >= end {
         return Err(BootError::Entry(wishes.entry));
     }
-    Ok(segments)
+    Ok(())
+}
+
+/// Puts the kernel into the memory that it has been given.
+fn copy_kernel(
+    builder: &Builder<'_>,
+    kernel: &Loadable<'_>,
+    wishes: &Wishes,
+) -> Result<(), BootError> {
+    for segment in kernel.elf.loads() {
+        let start = wishes.place(segment);
+        builder.zero(start + segment.file_size, start + segment.memory_size)?;
+    }
+    kernel.for_each_part(|segment, at, bytes| builder.write(wishes.place(segment) + at, bytes))?;
+    match wishes.hypercall_page {
+        Some(page) => builder.write(page.wrapping_sub(wishes.base), &hypercall::page()),
+        None => Ok(()),
+    }
 }
 
 /// Tables of each level that map `start..=last`, beyond the top-level one: levels 3, 2, 1.
@@ -360,6 +386,10 @@ fn build(
         directory.map(at, first..first + list_frames, WRITABLE).ok_or(NO_TABLES)?;
         list = Some(first);
         list_pages = Some((first, list_frames + list_tables));
+    }
+    builder.expect(tables, count)?;
+    if let Some((first, frames)) = list_pages {
+        builder.expect(first, frames)?;
     }
     directory.write(builder)?;
     if let Some(module) = module {

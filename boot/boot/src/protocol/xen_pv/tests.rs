@@ -1,4 +1,5 @@
 use super::*;
+use crate::KernelImage;
 use crate::bytes::{u32_at, u64_at};
 use crate::testing::{TestSegment, elf64, note};
 use ambos_memory::{Bytes, GuestPhysAddr};
@@ -28,7 +29,16 @@ fn build_with(memory: u64, notes: &[Vec<u8>], initrd: usize) -> Result<Built, Bo
         note(b"Xen\0", XenNote::Entry as u32, &ENTRY.to_le_bytes()),
         note(b"Xen\0", XenNote::VirtBase as u32, &BASE.to_le_bytes()),
     ];
-    let file = elf64(ENTRY, &[text], &[&needed[..], notes].concat().concat());
+    build_of(memory, &[text], &[&needed[..], notes].concat().concat(), initrd)
+}
+
+fn build_of(
+    memory: u64,
+    segments: &[TestSegment],
+    notes: &[u8],
+    initrd: usize,
+) -> Result<Built, BootError> {
+    let file = elf64(ENTRY, segments, notes);
     let mut config = BootConfig::new(KernelImage::parse("kernel", file).unwrap());
     config.initrd = (initrd > 0).then(|| vec![0x5a; initrd]);
     let layout = Layout::new(memory);
@@ -177,6 +187,24 @@ fn the_kernel_is_where_its_headers_say_with_zeros_behind() {
     built.ram.memory().read_slice(&mut bytes, GuestPhysAddr(at)).unwrap();
     assert!((0..0x2345).all(|at| bytes[at] == at as u8 | 1));
     assert!(bytes[0x2345..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn segments_that_overlap_are_refused() {
+    let notes = [
+        note(b"Xen\0", XenNote::Entry as u32, &ENTRY.to_le_bytes()),
+        note(b"Xen\0", XenNote::VirtBase as u32, &BASE.to_le_bytes()),
+    ];
+    let built = |second: u64| {
+        let segments = [(0x100_0000, 0x3000), (second, 0x1000)].map(|(physical, memory_size)| {
+            TestSegment { physical, virtual_: BASE + physical, bytes: vec![1; 0x800], memory_size }
+        });
+        build_of(64 * MIB, &segments, &notes.concat(), 0)
+    };
+    assert!(built(0x100_3000).is_ok() && built(0xff_f000).is_ok());
+    for second in [0x100_2fff, 0x100_0000, 0xff_f001] {
+        assert!(matches!(built(second), Err(BootError::Protocol { .. })), "{second:x}");
+    }
 }
 
 #[test]
