@@ -28,7 +28,7 @@ use ambos_pc::{Screen, VideoMode};
 use ambos_pc_map::memory::DISPLAY_MEMORY_SIZE;
 use ambos_share::ShareError;
 use ambos_vcpu::{Attention, CpuState};
-use ambos_xen::Layout;
+use ambos_xen::{Frames, Layout};
 use ambos_xen_backends::ControlError;
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -176,7 +176,7 @@ pub(crate) struct Assembly {
 /// How a guest that is in memory starts.
 enum Entry {
     Pc(Box<CpuState>),
-    Xen(Box<XenPvGuest>),
+    Xen(Box<XenPvGuest>, Box<Frames>),
 }
 
 /// Most console input that is kept for a guest that does not read it.
@@ -277,7 +277,8 @@ pub struct Machine {
     instructions: u64,
     counters: BTreeMap<&'static str, u64>,
     resets: u64,
-    entry: Entry,
+    /// How the next run starts, if its guest is in memory.
+    entry: Option<Entry>,
 }
 
 impl Machine {
@@ -316,9 +317,14 @@ impl Machine {
         if layout.is_some() && cpus > ambos_xen::MAX_VCPUS {
             return Err(MachineError::Vcpus(cpus, ambos_xen::MAX_VCPUS));
         }
-        let entry = load(&ram, layout.as_ref(), &mut boot, cpus, video)?;
+        let (entry, model) = std::thread::scope(|scope| {
+            // To ask the processor takes a millisecond where the host is a guest itself.
+            let model = scope.spawn(|| CpuModel::host(cpus));
+            let entry = load(&ram, layout, &mut boot, cpus, video);
+            (entry, model.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
         Ok(Self {
-            model: Arc::new(CpuModel::host(cpus)),
+            model: Arc::new(model),
             boot,
             engine: engine.shared_by(cpus),
             debug_exit,
@@ -338,7 +344,7 @@ impl Machine {
             instructions: 0,
             counters: BTreeMap::new(),
             resets: 0,
-            entry,
+            entry: Some(entry?),
         })
     }
 
@@ -358,23 +364,28 @@ impl Machine {
         mut after_reset: impl FnMut() -> AfterReset,
     ) -> Result<Outcome, MachineError> {
         loop {
-            let outcome = self.run_once()?;
+            let cpus = self.ledgers.len() as u32;
+            let entry = match self.entry.take() {
+                Some(entry) => entry,
+                None => load(&self.ram, self.layout, &mut self.boot, cpus, self.video)?,
+            };
+            let outcome = self.run_once(entry)?;
             tracing::debug!(?outcome, "the machine's run has ended");
             if outcome != Outcome::Reset || after_reset() == AfterReset::End {
                 return Ok(outcome);
             }
             self.resets += 1;
-            let cpus = self.ledgers.len() as u32;
-            self.entry = load(&self.ram, self.layout.as_ref(), &mut self.boot, cpus, self.video)?;
         }
     }
 
-    fn run_once(&mut self) -> Result<Outcome, MachineError> {
+    fn run_once(&mut self, entry: Entry) -> Result<Outcome, MachineError> {
         let clock = VmClock::monotonic();
-        let Assembly { mut vcpus, panel, labels } = match (&self.entry, self.layout) {
-            (Entry::Xen(guest), Some(layout)) => self.assemble_para(&clock, guest, layout)?,
-            (Entry::Pc(entry), _) => self.assemble(&clock, entry)?,
-            (Entry::Xen(_), None) => return Err(MachineError::Ports),
+        let Assembly { mut vcpus, panel, labels } = match (entry, self.layout) {
+            (Entry::Xen(guest, frames), Some(layout)) => {
+                self.assemble_para(&clock, &guest, *frames, layout)?
+            }
+            (Entry::Pc(entry), _) => self.assemble(&clock, &entry)?,
+            (Entry::Xen(..), None) => return Err(MachineError::Ports),
         };
         *self.observer.labels.lock().unwrap_or_else(PoisonError::into_inner) = labels;
         {
@@ -442,6 +453,7 @@ impl Machine {
         &self,
         clock: &Arc<VmClock>,
         guest: &XenPvGuest,
+        frames: Frames,
         layout: Layout,
     ) -> Result<Assembly, MachineError> {
         let parts = para::Parts {
@@ -458,7 +470,7 @@ impl Machine {
             unserved: &self.unserved,
         };
         let console = || Box::new(self.console.clone());
-        para::assemble(&parts, console(), console())
+        para::assemble(&parts, frames, console(), console())
     }
 
     fn assemble(&self, clock: &Arc<VmClock>, entry: &CpuState) -> Result<Assembly, MachineError> {
@@ -571,8 +583,8 @@ impl Machine {
 
 /// Reads the guest's files and puts them into memory.
 fn load(
-    ram: &GuestRam,
-    layout: Option<&Layout>,
+    ram: &Arc<GuestRam>,
+    layout: Option<Layout>,
     boot: &mut Loader,
     cpus: u32,
     video: VideoMode,
@@ -581,17 +593,18 @@ fn load(
         VideoMode::Text => Display::Text,
         VideoMode::Linear { width, height } => Display::Linear { width, height },
     });
-    let config = BootConfig { cpus, display, ..boot().map_err(MachineError::Files)? };
-    Ok(match layout {
-        Some(layout) => {
-            let config = BootConfig { protocol: Protocol::XenPv, ..config };
-            let guest = std::thread::scope(|scope| {
-                scope.spawn(|| layout.fill(ram));
-                ambos_boot::load_xen_pv(ram, layout, &config)
-            });
-            Entry::Xen(Box::new(guest?))
-        }
-        None => Entry::Pc(Box::new(ambos_boot::load(ram, &config)?)),
+    let mut config = || -> Result<_, MachineError> {
+        Ok(BootConfig { cpus, display, ..boot().map_err(MachineError::Files)? })
+    };
+    let Some(layout) = layout else {
+        return Ok(Entry::Pc(Box::new(ambos_boot::load(ram, &config()?)?)));
+    };
+    std::thread::scope(|scope| {
+        let frames = scope.spawn(|| Frames::new(Arc::clone(ram), layout));
+        let config = BootConfig { protocol: Protocol::XenPv, ..config()? };
+        let guest = ambos_boot::load_xen_pv(ram, &layout, &config)?;
+        let frames = frames.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok(Entry::Xen(Box::new(guest), Box::new(frames)))
     })
 }
 

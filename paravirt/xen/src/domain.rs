@@ -32,10 +32,8 @@ pub trait Host: Send + Sync {
 
 /// What a domain is made of.
 pub struct DomainConfig {
-    /// RAM of [`Layout::ram_size`] bytes, with the hypervisor's frames as [`Layout::fill`] leaves them.
-    pub ram: Arc<GuestRam>,
-    /// The plan of it.
-    pub layout: Layout,
+    /// Its memory.
+    pub frames: Frames,
     /// The machine.
     pub host: Arc<dyn Host>,
     /// The machine's clock.
@@ -52,6 +50,17 @@ pub struct DomainConfig {
     pub console_frame: u64,
     /// See `console_frame`.
     pub store_frame: u64,
+}
+
+/// A guest's RAM, divided between it and the hypervisor as at the start. Nothing of the guest is needed to make it, but some time.
+pub struct Frames(Pages);
+
+impl Frames {
+    /// Divides RAM of [`Layout::ram_size`] bytes as `layout` says, and fills in the hypervisor's frames. Others are not touched.
+    pub fn new(ram: Arc<GuestRam>, layout: Layout) -> Self {
+        layout.fill(&ram);
+        Self(Pages::new(ram, layout))
+    }
 }
 
 /// What the first vCPU starts with, besides its registers.
@@ -108,36 +117,37 @@ impl Domain {
 
     /// Makes the hypervisor's part of a guest whose memory has been built.
     pub fn new(config: DomainConfig) -> Arc<Self> {
-        let DomainConfig { ram, layout, host, clock, unserved, attentions, .. } = &config;
+        let DomainConfig { frames: Frames(pages), host, clock, unserved, attentions, .. } = config;
+        let (ram, layout) = (Arc::clone(pages.ram()), *pages.layout());
         let time = TimeBase::new(config.tsc_hz, config.unix_time_ns);
         let domain = Arc::new_cyclic(|domain| Self {
-            layout: *layout,
+            layout,
             time,
-            ram: Arc::clone(ram),
-            host: Arc::clone(host),
-            unserved: Arc::clone(unserved),
-            pages: Mutex::new(Pages::new(Arc::clone(ram), *layout)),
-            events: Events::new(Arc::clone(ram), *layout, attentions.len() as u32),
+            ram: Arc::clone(&ram),
+            host,
+            unserved,
+            pages: Mutex::new(pages),
+            events: Events::new(Arc::clone(&ram), layout, attentions.len() as u32),
             grants: Mutex::new(GrantTable::new(
-                *layout,
+                layout,
                 &[
                     (ambos_xen_abi::grant::RESERVED_CONSOLE, config.console_frame),
                     (ambos_xen_abi::grant::RESERVED_XENSTORE, config.store_frame),
                 ],
-                ram,
+                &ram,
             )),
             vcpus: attentions
                 .iter()
                 .zip(0..)
                 .map(|(attention, id)| SharedVcpu {
                     attention: Arc::clone(attention),
-                    info: AtomicU64::new(legacy_info(layout, id)),
+                    info: AtomicU64::new(legacy_info(&layout, id)),
                     up: AtomicBool::new(id == 0),
                     initialised: AtomicBool::new(id == 0),
                     polling: AtomicBool::new(false),
                     nmi: AtomicBool::new(false),
                     context: Mutex::default(),
-                    timers: VcpuTimers::new(clock, domain, id),
+                    timers: VcpuTimers::new(&clock, domain, id),
                     run_states: Mutex::default(),
                 })
                 .collect(),
@@ -147,9 +157,9 @@ impl Domain {
         for vcpu in &domain.vcpus {
             let info = vcpu.info.load(Ordering::Relaxed);
             domain.set_byte(info + shared_info::vcpu::UPCALL_MASK, 1);
-            domain.time.write_info(ram, info + shared_info::vcpu::TIME);
+            domain.time.write_info(&ram, info + shared_info::vcpu::TIME);
         }
-        domain.time.write_wall_clock(ram, layout.shared_info << 12);
+        domain.time.write_wall_clock(&ram, layout.shared_info << 12);
         domain
     }
 

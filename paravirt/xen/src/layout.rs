@@ -125,7 +125,7 @@ impl Layout {
 
     /// Fills in what the hypervisor's frames hold at the start of a guest: the machine-to-physical table and
     /// the tables that map it, the descriptors, the empty shared page. It touches no other frames.
-    pub fn fill(&self, ram: &GuestRam) {
+    pub(crate) fn fill(&self, ram: &GuestRam) {
         use ambos_x86::paging::{ACCESSED, DIRTY, PRESENT, USER, WRITE};
         let entry =
             |table: u64, index: u64, value: u64| ram.store_word((table << 12) + index * 8, value);
@@ -160,7 +160,7 @@ impl Layout {
 
     fn fill_machine_to_physical(&self, ram: &GuestRam) {
         /// Entries that are written at once.
-        const PART: usize = 1 << 16;
+        const PART: usize = 1 << 12;
         let frames = self.machphys_frames * 512;
         let mut bytes = Vec::with_capacity(PART * 8);
         for first in (0..frames).step_by(PART) {

@@ -28,7 +28,7 @@ mod time;
 mod vcpu;
 
 pub use cpuid::policy as cpuid_policy;
-pub use domain::{Domain, DomainConfig, Host, Start};
+pub use domain::{Domain, DomainConfig, Frames, Host, Start};
 pub use events::Receiver;
 pub use grants::GrantRefusal;
 pub use layout::{Layout, MAX_VCPUS};

@@ -4,7 +4,7 @@
 #[macro_use]
 mod registers;
 
-use crate::domain::{Domain, DomainConfig, Host, Start};
+use crate::domain::{Domain, DomainConfig, Frames, Host, Start};
 use crate::layout::Layout;
 use crate::vcpu::{Processor, XenVcpu};
 use ambos_clock::VmClock;
@@ -137,7 +137,6 @@ impl Guest {
     pub(crate) fn new() -> Self {
         let layout = Layout::new(16 << 20);
         let ram = Arc::new(GuestRam::new(layout.ram_size()).unwrap());
-        layout.fill(&ram);
         let frame = |pfn| layout.machine_frame(pfn).unwrap();
         let slots = [WINDOW >> 39, WINDOW >> 30, WINDOW >> 21].map(|index| index & 511);
         for (level, slot) in slots.into_iter().enumerate() {
@@ -153,8 +152,7 @@ impl Guest {
         let unserved = Arc::new(UnservedLog::default());
         let (clock, _) = VmClock::manual();
         let domain = Domain::new(DomainConfig {
-            ram: Arc::clone(&ram),
-            layout,
+            frames: Frames::new(Arc::clone(&ram), layout),
             host: Arc::clone(&host) as Arc<dyn Host>,
             clock,
             unserved: Arc::clone(&unserved),

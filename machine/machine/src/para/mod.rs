@@ -16,7 +16,7 @@ use ambos_clock::VmClock;
 use ambos_intercept::{Ledger, UnservedLog};
 use ambos_memory::GuestRam;
 use ambos_vcpu::{Attention, Request};
-use ambos_xen::{Domain, DomainConfig, Layout, Start, XenVcpu};
+use ambos_xen::{Domain, DomainConfig, Frames, Layout, Start, XenVcpu};
 use ambos_xen_backends::{Adapter, ControlDomain, DomainInfo, GuestPort, PowerAction, SharedPage};
 use bridge::Bridge;
 use host::MachineHost;
@@ -57,10 +57,11 @@ impl FrontPanel for PvPanel {
     }
 }
 
-/// Puts hypervisor, control domain and vCPUs together. What the guest prints goes to `console`, or to
+/// Puts hypervisor, control domain and vCPUs together. The guest has been built in memory that is divided as `frames` says. What the guest prints goes to `console`, or to
 /// `emergency` if it does so by a hypercall.
 pub(crate) fn assemble(
     parts: &Parts<'_>,
+    frames: Frames,
     console: Box<dyn Write + Send>,
     emergency: Box<dyn Write + Send>,
 ) -> Result<Assembly, MachineError> {
@@ -74,8 +75,7 @@ pub(crate) fn assemble(
     let host =
         Arc::new(MachineHost::new(Arc::clone(parts.control), Arc::clone(&members), emergency));
     let domain = Domain::new(DomainConfig {
-        ram: Arc::clone(parts.ram),
-        layout: parts.layout,
+        frames,
         host,
         clock: Arc::clone(parts.clock),
         unserved: Arc::clone(parts.unserved),

@@ -8,7 +8,7 @@ use ambos_vcpu::{Attention, Exception, GuestCpu, Request, Resume, Stop, Supervis
 use ambos_x86::Vector;
 use ambos_x86::gpr::{R8, R9, R10, RAX, RDI, RDX, RSI, RSP};
 use ambos_x86::paging::{ACCESSED, ADDRESS_MASK, DIRTY, PRESENT, USER, WRITE};
-use ambos_xen::{Domain, DomainConfig, Host, Layout, Processor, Start, XenVcpu};
+use ambos_xen::{Domain, DomainConfig, Frames, Host, Layout, Processor, Start, XenVcpu};
 use ambos_xen_abi::Hypercall;
 use ambos_xen_abi::grant::op;
 use ambos_xen_abi::mmu::{HYPERVISOR_FIRST_SLOT, HYPERVISOR_LAST_SLOT, HYPERVISOR_START, ext};
@@ -169,10 +169,8 @@ impl Guest {
         }
         let machine = Arc::new(Machine::default());
         let (clock, _) = VmClock::manual();
-        layout.fill(&ram);
         let domain = Domain::new(DomainConfig {
-            ram: Arc::clone(&ram),
-            layout,
+            frames: Frames::new(Arc::clone(&ram), layout),
             host: Arc::clone(&machine) as Arc<dyn Host>,
             clock,
             unserved: Arc::new(UnservedLog::default()),

@@ -34,7 +34,7 @@ const MAP_ALIGN: u64 = 4 << 20;
 /// Mapped memory that a kernel can use at once, at least.
 const SPARE: u64 = 512 << 10;
 /// Pages of tables that are written at once.
-const PART: usize = 128;
+const PART: usize = 8;
 /// What one table of level 2 maps.
 const LEVEL_2_SPAN: u64 = 1 << 30;
 /// The right to write to a page, which then is not to be marked when it is first written to.
