@@ -119,6 +119,7 @@ pub(crate) const ROWS: usize = REST + 6;
 
 impl Intercept {
     /// The row of this kind in a ledger.
+    #[inline]
     pub(crate) const fn row(self) -> usize {
         match self {
             Self::Privileged(class) => PRIVILEGED + class as usize,

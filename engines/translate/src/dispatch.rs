@@ -28,7 +28,7 @@ use ambos_interpret::exec::native::Class;
 use ambos_interpret::fetch::CodePage;
 use ambos_interpret::mmu::{BANK_WINDOW, BANKS, GUARD_MASK, SETS, Tlb, VIEW_MASK};
 use ambos_memory::{GuestRam, PageFlags};
-use ambos_vcpu::{Attention, CpuState, Engine, Platform, Request, Stop};
+use ambos_vcpu::{Attention, Control, CpuState, Engine, Platform, Request, Stop};
 use ambos_x86::{Cr4, Efer, gpr, xstate};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -66,6 +66,8 @@ pub struct Translator {
     pub(crate) statistics: Statistics,
     /// The mode for which each jump cache is filled.
     jump_modes: [[u32; SETS]; BANKS],
+    /// In which banks jump caches may lead to code that reaches operands through views.
+    seeing: [bool; BANKS],
     /// Control registers and the permissions computed from them.
     permissions: ([u64; 4], u32),
     /// Which address spaces have views.
@@ -172,6 +174,7 @@ impl Translator {
             cold: ColdPlaces::default(),
             statistics: Statistics::default(),
             jump_modes: [[0; SETS]; BANKS],
+            seeing: [false; BANKS],
             permissions: ([u64::MAX; 4], 0),
             spaces: Spaces::new(views),
             awaited: None,
@@ -204,8 +207,10 @@ impl Translator {
         if cpu.mmu_index >= SETS || !wide && (self.options.apart || !is_flat32(cpu)) {
             return None;
         }
-        let control = [cpu.control.cr0, cpu.control.cr4, cpu.control.xcr0, cpu.control.efer];
-        if self.permissions.0 != control {
+        let Control { cr0, cr4, xcr0, efer, .. } = cpu.control;
+        let [cr0_then, cr4_then, xcr0_then, efer_then] = self.permissions.0;
+        // One by one: put together first and compared at once, they would wait for their way through memory.
+        if (cr0 ^ cr0_then) | (cr4 ^ cr4_then) | (xcr0 ^ xcr0_then) | (efer ^ efer_then) != 0 {
             let bit = |class, bit: u32| u32::from(cpu.check_class(class).is_ok()) << bit;
             let bits = bit(Class::Sse, 0)
                 | bit(Class::Avx, 1)
@@ -217,7 +222,7 @@ impl Translator {
                 | bit(Class::X87, 7)
                 | bit(Class::Mmx, 8)
                 | bit(Class::Wait, 9);
-            self.permissions = (control, bits);
+            self.permissions = ([cr0, cr4, xcr0, efer], bits);
         }
         let root = cpu.control.cr3;
         if self.spaces.root != root {
@@ -518,6 +523,13 @@ impl Translator {
         let bank = self.head.cpu.tlb.current_bank();
         self.prepare_view();
         self.prepare_sets(bank);
+        if self.spaces.viewed || self.seeing[bank] {
+            self.head.slots.sees = 1;
+        }
+        debug_assert!(
+            self.sees_for(self.cache.block_at(pc)),
+            "code with views needs their distance"
+        );
         self.head.cpu.attention.open_gate(second::OPEN);
         self.head.enter(self.stubs.enter, bank);
         self.head.slots.site as u32
@@ -561,6 +573,10 @@ impl Translator {
         let block = self.cache.block(block);
         let (external, Key { mode, tail, groups, .. }) = (block.start, block.key());
         let mode = mode & !CODE_SEEN;
+        if mode & VIEWS != 0 {
+            self.seeing[bank] = true;
+            self.head.slots.sees = 1;
+        }
         let code_page = block.variant.code_page();
         if self.options.apart || !groups {
             self.head.slots.scratch[0] = rip;
@@ -575,6 +591,27 @@ impl Translator {
         external
     }
 
+    /// Lets a run of translated code begin without views, for which entries and exits need not change the base of FS, some
+    /// twenty nanoseconds.
+    ///
+    /// Code that reaches operands through views would reach the monitor's memory without. It begins to run in a bank
+    /// only if [`Translator::enter_from_anywhere`] has been asked for such a block there: in this run, or before, and then
+    /// the jump caches of the bank are filled for a mode with views, until they are emptied for one without. Once there is
+    /// such code in a run, there is until its end, however banks change.
+    fn see_nothing(&mut self) {
+        let bank = self.head.cpu.tlb.current_bank();
+        if self.seeing[bank] && self.jump_modes[bank].iter().all(|mode| mode & VIEWS == 0) {
+            self.seeing[bank] = false;
+        }
+        self.head.slots.sees = 0;
+    }
+
+    /// Whether the block may run as entries and exits are now.
+    pub(crate) fn sees_for(&self, block: Option<u32>) -> bool {
+        let views = block.is_some_and(|block| self.cache.block(block).key().mode & VIEWS != 0);
+        self.head.slots.sees != 0 || !views
+    }
+
     /// Runs translated code from the block `block` at the instruction pointer until it wants a
     /// look at what is to be done.
     pub(crate) fn run_translated(
@@ -587,6 +624,7 @@ impl Translator {
         }
         self.give_state();
         self.head.slots.x87_held = 0;
+        self.see_nothing();
         let mut pc = self.enter_from_anywhere(block);
         if !self.head.cpu.attention.pending().is_empty() {
             // What wants attention cannot be served yet: go on without polling for it.

@@ -52,6 +52,7 @@ impl Translator {
         };
         let Some((number, site)) = found else { return self.serve_fault(platform) };
         let ((block, _), offset) = (site::parts(number), site.offset);
+        debug_assert!(self.sees_for(Some(block)), "code with views has had their distance");
         let base = self.page_of(block);
         self.run.last = Some(base.wrapping_add(u64::from(offset)));
         match site.kind {

@@ -23,6 +23,8 @@ pub(crate) struct Slots {
     pub(crate) frame: ThunkFrame,
     /// The monitor's stack pointer while generated code runs.
     pub(crate) host_rsp: u64,
+    /// One if code may run that reaches operands through views, else zero; it changes between runs only.
+    pub(crate) sees: u64,
     /// The host's FS base while that of generated code is another: see [`crate::views`].
     pub(crate) host_fs: u64,
     /// Where to enter generated code.
@@ -115,6 +117,7 @@ macro_rules! slot {
     };
 }
 slot!(HOST_RSP, host_rsp);
+slot!(SEES, sees);
 slot!(HOST_FS, host_fs);
 slot!(TARGET, target);
 slot!(SCRATCH, scratch);

@@ -43,8 +43,16 @@ fn fs_base(code: &mut Code, which: u8) {
     code.raw(&[0xf3, 0x48, 0x0f, 0xae, 0xc0 | which << 3]);
 }
 
+/// A jump that is taken unless code may run that reaches operands through views. Changes flags.
+fn unless_seeing(code: &mut Code) -> usize {
+    // cmp dword ptr [sees], 0
+    code.op(false, &[0x83], 7, Mem::Gs(layout::SEES));
+    code.raw(&[0]);
+    code.short_jump_if(4)
+}
+
 /// Generates the stubs, for a gate of the attention at this address. With `views`, the FS base of generated code is the
-/// first usual distance of its bank's views.
+/// first usual distance of its bank's views, where there is code that needs it.
 ///
 /// The host's own code finds its thread's data by the FS base. Of that code only the handler of faults runs meanwhile,
 /// which uses none: other signals wait (see [`ambos_hostcode::signals`]).
@@ -52,10 +60,12 @@ pub(crate) fn generate(code: &mut Code, sets: &[SetLayout; SETS], gate: u32, vie
     let enter = code.here();
     code.store(Mem::Gs(layout::HOST_RSP), reg::RSP);
     if views {
+        let blind = unless_seeing(code);
         fs_base(code, 0);
         code.store(Mem::Gs(layout::HOST_FS), reg::RAX);
         code.load(reg::RAX, Mem::Gs(sets[0].usual));
         fs_base(code, 2);
+        code.land(blind);
     }
     vectors::enter(code);
     x87::enter(code);
@@ -93,8 +103,10 @@ pub(crate) fn generate(code: &mut Code, sets: &[SetLayout; SETS], gate: u32, vie
     code.store(Mem::Gs(layout::FLAGS), reg::RAX);
     code.load(reg::RSP, Mem::Gs(layout::HOST_RSP));
     if views {
+        let blind = unless_seeing(code);
         code.load(reg::RAX, Mem::Gs(layout::HOST_FS));
         fs_base(code, 2);
+        code.land(blind);
     }
     vectors::exit(code);
     x87::exit(code);

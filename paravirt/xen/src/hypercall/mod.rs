@@ -138,7 +138,7 @@ impl XenVcpu {
         let gpr = cpu.gpr_mut();
         (gpr[RCX], gpr[R11]) = (rip, rflags);
         let counted = Intercept::Hypercall(number.min(Hypercall::SLOTS as u64 - 1) as u8);
-        let ticket = self.ledger().start(counted);
+        let ticket = self.ledger().start_often(counted);
         let outcome = self.serve(cpu, number, arguments);
         self.ledger().finish(ticket);
         let (result, flow) = match outcome {
