@@ -3,22 +3,28 @@
 //! A guest asks for a flush with each switch of address spaces, because a processor without identifiers
 //! gives no other way. Whether there is anything to forget follows from what changed since: an entry that is
 //! taken away or restricted matters to the top-level tables from which its table is reached. The tables of
-//! a process are reached from two of them, for kernel and for user mode; those of the kernel itself from all,
-//! and these are not followed up.
+//! a process are reached from two of them, for kernel and for user mode; those of the kernel itself from all, in
+//! which it has them at the same addresses.
 //!
 //! The upper half of the addresses is the kernel's, and the same in all address spaces whose top-level tables have
-//! the same entries there. So what is cached of it may outlive its address space. What changes there is counted for
-//! all address spaces together as well, because tables that are tables no more are not followed up.
+//! the same entries there. So what is cached of it may outlive its address space. What changes there is told of
+//! all address spaces, whether or not it is one's own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// Top-level tables that are followed up for one table.
 const ROOTS: usize = 4;
-/// Entries that link a table and are followed up.
-const PARENTS: usize = 2;
+/// Entries that link a table and are followed up. Linux has the tables of its own image where it was loaded, in two copies
+/// of that, and for a while both.
+const PARENTS: usize = 4;
+/// Places of a table in what all address spaces have in common.
+const PLACES: usize = 4;
 /// Pages of an address space that are told one by one.
 const TOLD: usize = 8;
+/// Pages of the upper half that are. To forget so many takes a hundredth of the time in which all that a kernel uses is found
+/// again.
+const TOLD_OF_ALL: usize = 512;
 
 /// From where a table is reached; empty places hold the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +57,26 @@ impl<T: Copy + Default + PartialEq, const N: usize> Reached<T, N> {
 /// The frame of a top-level table, and the linear address of what is mapped through a table under it.
 type Root = (u64, u64);
 
+/// What links a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Links {
+    /// The addresses of the entries. Once there are too many they stay so until it is a table no more.
+    from: Reached<u64, PARENTS>,
+    /// The index in their tables that all of them have, and had.
+    index: Option<u64>,
+}
+
+/// The top-level tables that a table is reached from, and what it maps there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Roots {
+    /// These; empty places hold zeros.
+    Few([Root; ROOTS]),
+    /// Any, and in all of them it maps what begins at these linear addresses, if it is there.
+    All([Option<u64>; PLACES]),
+    /// Any.
+    Unknown,
+}
+
 /// What must be forgotten of an address space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Stale {
@@ -67,34 +93,32 @@ pub(crate) enum Stale {
 struct Restrictions {
     /// The last one.
     last: u64,
-    /// The last ones that are not among the pages, in the lower and in the upper half.
+    /// The last ones that are not among the pages told, in the lower and in the upper half.
     others: [u64; 2],
-    /// The last pages, with the number of the restriction, oldest first.
+    /// The last pages of the lower half, with the number of the restriction, oldest first.
     pages: Vec<(u64, u64)>,
     /// When the table was last one no more.
     ended: u64,
 }
 
 impl Restrictions {
-    /// Adds one of the entry of a table of `level` that maps what begins at `linear`.
+    /// Adds one of the entry of a table of `level` that maps what begins at `linear`; not of a page of the upper half.
     fn add(&mut self, count: u64, linear: u64, level: u8) {
         self.last = count;
         if level > 1 {
             self.others[usize::from(is_upper(linear))] = count;
         } else if self.pages.last() != Some(&(count, linear)) {
             if self.pages.len() == TOLD {
-                let (count, linear) = self.pages.remove(0);
-                let other = &mut self.others[usize::from(is_upper(linear))];
-                *other = count.max(*other);
+                let (count, _) = self.pages.remove(0);
+                self.others[0] = count.max(self.others[0]);
             }
             self.pages.push((count, linear));
         }
     }
 
-    /// The pages since `epoch` that `of` holds of.
-    fn pages_since(&self, epoch: u64, of: impl Fn(u64) -> bool) -> Vec<u64> {
-        let later = self.pages.iter().filter(|&&(count, linear)| count > epoch && of(linear));
-        later.map(|(_, linear)| *linear).collect()
+    /// The pages since `epoch`.
+    fn pages_since(&self, epoch: u64) -> impl Iterator<Item = u64> + '_ {
+        self.pages.iter().filter(move |&&(count, _)| count > epoch).map(|(_, linear)| *linear)
     }
 }
 
@@ -118,6 +142,50 @@ impl Hasher for FrameHasher {
     }
 }
 
+/// From where a table is reached, while that is found out.
+#[derive(Debug)]
+struct Found {
+    /// Top-level tables.
+    few: Reached<Root, ROOTS>,
+    /// What it maps where all address spaces have it.
+    all: [Option<u64>; PLACES],
+}
+
+/// Restrictions in the upper half of any address space.
+#[derive(Debug, Default)]
+struct Upper {
+    /// The last one of more than a page.
+    large: u64,
+    /// The last pages, with the number of the restriction, oldest first.
+    pages: VecDeque<(u64, u64)>,
+}
+
+impl Upper {
+    /// Adds a page; returns the number of the restriction that is told no more for that.
+    fn add(&mut self, count: u64, linear: u64) -> Option<u64> {
+        if self.pages.back() == Some(&(count, linear)) {
+            return None;
+        }
+        let forgotten = match self.pages.len() {
+            TOLD_OF_ALL => self.pages.pop_front().map(|(count, _)| count),
+            _ => None,
+        };
+        self.pages.push_back((count, linear));
+        forgotten
+    }
+
+    /// The last restriction of a page.
+    fn last_of_page(&self) -> u64 {
+        self.pages.back().map_or(0, |&(count, _)| count)
+    }
+
+    /// The pages since `epoch`.
+    fn since(&self, epoch: u64) -> impl Iterator<Item = u64> + '_ {
+        let later = self.pages.partition_point(|&(count, _)| count <= epoch);
+        self.pages.range(later..).map(|&(_, linear)| linear)
+    }
+}
+
 /// Something by frames.
 type ByFrame<T> = HashMap<u64, T, BuildHasherDefault<FrameHasher>>;
 
@@ -129,20 +197,20 @@ pub(super) struct Changes {
     /// The last one that may matter to all address spaces.
     general: u64,
     /// What matters to the upper half of any address space, besides.
-    upper: Restrictions,
+    upper: Upper,
     /// What matters to the address space of a top-level table.
     of_root: ByFrame<Restrictions>,
-    /// The addresses of the entries that link a table. Once there are too many they stay so until it is a
-    /// table no more.
-    parents: ByFrame<Reached<u64, PARENTS>>,
+    /// What links a table.
+    parents: ByFrame<Links>,
     /// The answer for the table that was asked for last: changes of one table come together.
-    last: Option<(u64, Reached<Root, ROOTS>)>,
+    last: Option<(u64, Roots)>,
 }
 
 impl Changes {
     /// Changes whenever translations through the top-level table `root` may have become wrong.
     pub(super) fn epoch(&self, root: u64) -> u64 {
-        self.general.max(self.of_root.get(&root).map_or(0, |restrictions| restrictions.last))
+        let own = self.of_root.get(&root).map_or(0, |restrictions| restrictions.last);
+        self.general.max(self.upper.last_of_page()).max(own)
     }
 
     /// What may have become wrong of translations through `root` since its epoch was `epoch`.
@@ -150,22 +218,25 @@ impl Changes {
         if self.general > epoch {
             return Stale::Everything;
         }
-        let Some(restrictions) = self.of_root.get(&root) else { return Stale::Pages(Vec::new()) };
+        let upper_pages = self.upper.since(epoch);
+        let Some(restrictions) = self.of_root.get(&root) else {
+            return Stale::Pages(upper_pages.collect());
+        };
         let [lower, upper] = restrictions.others.map(|other| other > epoch);
         if upper || restrictions.ended > epoch {
             Stale::Everything
         } else if lower {
-            Stale::LowerHalf(restrictions.pages_since(epoch, is_upper))
+            Stale::LowerHalf(upper_pages.collect())
         } else {
-            Stale::Pages(restrictions.pages_since(epoch, |_| true))
+            Stale::Pages(restrictions.pages_since(epoch).chain(upper_pages).collect())
         }
     }
 
     /// The pages of the upper half that may have become wrong in any address space since the epoch of one was
     /// `epoch`; `None` if all may have.
     pub(super) fn upper_half_since(&self, epoch: u64) -> Option<Vec<u64>> {
-        let known = self.general.max(self.upper.others[1]) <= epoch;
-        known.then(|| self.upper.pages_since(epoch, is_upper))
+        let known = self.general.max(self.upper.large) <= epoch;
+        known.then(|| self.upper.since(epoch).collect())
     }
 
     /// Whether `root` was a top-level table without interruption since its epoch was `epoch`.
@@ -176,18 +247,24 @@ impl Changes {
     /// The entry at guest-physical address `at` names the table `child`.
     pub(super) fn link(&mut self, child: u64, at: u64) {
         self.last = None;
-        let parents = self.parents.entry(child).or_insert(Reached::from_nowhere());
-        if parents.contains(at) {
-            *parents = Reached::Widely;
+        let index = Some((at & 0xfff) / 8);
+        let first = Links { from: Reached::from_nowhere(), index };
+        let links = self.parents.entry(child).or_insert(first);
+        if links.index != index {
+            links.index = None;
+        }
+        if links.from.contains(at) {
+            links.from = Reached::Widely;
         } else {
-            parents.add(at);
+            links.from.add(at);
         }
     }
 
     /// The entry at `at`, of a table of `level`, names the table `child` no more.
     pub(super) fn unlink(&mut self, child: u64, at: u64, level: u8) {
         self.last = None;
-        let Some(Reached::From(few)) = self.parents.get_mut(&child) else { return };
+        let links = self.parents.get_mut(&child);
+        let Some(Links { from: Reached::From(few), .. }) = links else { return };
         few.iter_mut().filter(|slot| **slot == at).for_each(|slot| *slot = 0);
         // What happens to a table that is not reached is not followed up, so nobody may have cached
         // anything through it when it is linked again.
@@ -206,7 +283,7 @@ impl Changes {
             self.count += 1;
             let restrictions = self.of_root.entry(table).or_default();
             (restrictions.last, restrictions.ended) = (self.count, self.count);
-        } else if level == 3 && parents == Some(Reached::Widely) {
+        } else if level == 3 && parents.is_some_and(|links| links.from == Reached::Widely) {
             self.restrict_all();
         }
     }
@@ -215,17 +292,36 @@ impl Changes {
     pub(super) fn restrict(&mut self, at: u64, level: u8) {
         self.count += 1;
         match self.roots(at >> 12, level) {
-            Reached::From(roots) => {
+            Roots::Few(roots) => {
                 for (root, base) in roots.into_iter().filter(|(root, _)| *root != 0) {
-                    let restrictions = self.of_root.entry(root).or_default();
                     let linear = sign_extended(base | span(at, level));
-                    restrictions.add(self.count, linear, level);
-                    if is_upper(linear) {
-                        self.upper.add(self.count, linear, level);
-                    }
+                    self.restrict_of(root, linear, level);
                 }
             }
-            Reached::Widely => self.general = self.count,
+            Roots::All(places) if level == 1 && places.into_iter().flatten().all(is_upper) => {
+                for base in places.into_iter().flatten() {
+                    self.restrict_upper(sign_extended(base | span(at, level)));
+                }
+            }
+            Roots::All(_) | Roots::Unknown => self.general = self.count,
+        }
+    }
+
+    /// What an entry of this level maps at `linear`, of the address space of `root`, was restricted.
+    fn restrict_of(&mut self, root: u64, linear: u64, level: u8) {
+        if level == 1 && is_upper(linear) {
+            return self.restrict_upper(linear);
+        }
+        self.of_root.entry(root).or_default().add(self.count, linear, level);
+        if is_upper(linear) {
+            self.upper.large = self.count;
+        }
+    }
+
+    /// A page of the upper half was restricted.
+    fn restrict_upper(&mut self, linear: u64) {
+        if let Some(forgotten) = self.upper.add(self.count, linear) {
+            self.general = self.general.max(forgotten);
         }
     }
 
@@ -235,8 +331,7 @@ impl Changes {
         let linear = sign_extended(span(at, 4));
         if is_upper(linear) {
             self.count += 1;
-            self.of_root.entry(at >> 12).or_default().add(self.count, linear, 4);
-            self.upper.add(self.count, linear, 4);
+            self.restrict_of(at >> 12, linear, 4);
         }
     }
 
@@ -248,37 +343,53 @@ impl Changes {
 
     /// Whether changes of `table` matter to more address spaces than are followed up.
     pub(super) fn is_shared(&mut self, table: u64, level: u8) -> bool {
-        self.roots(table, level) == Reached::Widely
+        !matches!(self.roots(table, level), Roots::Few(_))
     }
 
-    fn roots(&mut self, table: u64, level: u8) -> Reached<Root, ROOTS> {
+    fn roots(&mut self, table: u64, level: u8) -> Roots {
         if let Some((last, roots)) = self.last
             && last == table
         {
             return roots;
         }
-        let mut roots = Reached::from_nowhere();
-        self.collect(table, level, 0, &mut roots);
+        let mut found = Found { few: Reached::from_nowhere(), all: [None; PLACES] };
+        let known = self.collect(table, level, 0, &mut found);
+        let alone = found.all == [None; PLACES];
+        let roots = match found.few {
+            Reached::From(few) if known && alone => Roots::Few(few),
+            Reached::From(few) if known && few == [Root::default(); ROOTS] => Roots::All(found.all),
+            _ => Roots::Unknown,
+        };
         self.last = Some((table, roots));
         roots
     }
 
-    /// Goes up from `table`, at most three levels, of two entries each. What it maps begins at `base` in what
-    /// the table of `level` above it maps.
-    fn collect(&self, table: u64, level: u8, base: u64, roots: &mut Reached<Root, ROOTS>) {
+    /// Goes up from `table`, at most three levels, of few entries each. What it maps begins at `base` in what
+    /// the table of `level` above it maps. `false` if there are too many places.
+    fn collect(&self, table: u64, level: u8, base: u64, found: &mut Found) -> bool {
         if level >= 4 {
-            if !roots.contains((table, base)) {
-                roots.add((table, base));
+            if !found.few.contains((table, base)) {
+                found.few.add((table, base));
             }
-            return;
+            return true;
         }
         match self.parents.get(&table) {
-            None => {}
-            Some(Reached::Widely) => *roots = Reached::Widely,
-            Some(Reached::From(few)) => {
-                for at in few.iter().filter(|at| **at != 0) {
-                    self.collect(at >> 12, level + 1, base | span(*at, level + 1), roots);
+            None => true,
+            Some(&Links { from: Reached::Widely, index }) => {
+                // What a table maps that several entries of others link depends on where these are; of top-level tables
+                // there is but one place.
+                let place = index.filter(|_| level == 3).map(|index| base | span(index * 8, 4));
+                let slot = found.all.iter_mut().find(|slot| slot.is_none() || **slot == place);
+                match (place, slot) {
+                    (Some(_), Some(slot)) => *slot = place,
+                    _ => return false,
                 }
+                true
+            }
+            Some(Links { from: Reached::From(from), .. }) => {
+                let mut links = from.iter().filter(|at| **at != 0);
+                links
+                    .all(|at| self.collect(at >> 12, level + 1, base | span(*at, level + 1), found))
             }
         }
     }
@@ -330,13 +441,16 @@ mod tests {
         let mut changes = linked();
         changes.restrict(entry(10, 0), 1);
         assert_eq!([40, 41, 42].map(|root| changes.epoch(root)), [1, 1, 0]);
-        changes.restrict(entry(11, 0), 1);
-        assert_eq!([40, 41, 42].map(|root| changes.epoch(root)), [2, 1, 0]);
         changes.restrict(entry(41, 0), 4);
-        assert_eq!([40, 41, 42].map(|root| changes.epoch(root)), [2, 3, 0]);
+        assert_eq!([40, 41, 42].map(|root| changes.epoch(root)), [1, 2, 0]);
         changes.unlink(30, entry(41, 1), 4);
         changes.restrict(entry(20, 0), 2);
-        assert_eq!([40, 41, 42].map(|root| changes.epoch(root)), [4, 3, 0]);
+        assert_eq!([40, 41, 42].map(|root| changes.epoch(root)), [3, 2, 0]);
+        // Of the upper half, pages are told of all.
+        changes.restrict(entry(11, 0), 1);
+        assert_eq!([40, 41, 42].map(|root| changes.epoch(root)), [4; 3]);
+        changes.restrict(entry(21, 0), 2);
+        assert_eq!([40, 41, 42].map(|root| changes.epoch(root)), [5, 4, 4]);
     }
 
     #[test]
@@ -348,15 +462,23 @@ mod tests {
         assert_eq!(changes.since(40, 0), Stale::Pages(vec![page, !0xfff]));
         assert_eq!(changes.since(40, 1), Stale::Pages(vec![!0xfff]));
         assert_eq!(changes.since(40, 2), Stale::Pages(vec![]));
-        assert_eq!(changes.since(41, 0), Stale::Pages(vec![page]));
-        assert_eq!(changes.since(42, 0), Stale::Pages(vec![]));
-        for _ in 2..=TOLD {
+        assert_eq!(changes.since(41, 0), Stale::Pages(vec![page, !0xfff]));
+        assert_eq!(changes.since(42, 0), Stale::Pages(vec![!0xfff]));
+        for _ in 1..=TOLD {
             changes.restrict(entry(10, 5), 1);
         }
         assert_eq!(changes.since(40, 0), Stale::LowerHalf(vec![!0xfff]));
-        assert_eq!(changes.since(40, 1), Stale::Pages([&[!0xfff][..], &[page + 4096; 7]].concat()));
+        assert_eq!(changes.since(40, 1), Stale::Pages([&[page + 4096; 8][..], &[!0xfff]].concat()));
         changes.restrict(entry(20, 3), 2);
         assert_eq!(changes.since(41, changes.epoch(41) - 1), Stale::LowerHalf(vec![]));
+        for _ in 0..=TOLD_OF_ALL {
+            changes.restrict(entry(11, 5), 1);
+        }
+        assert_eq!(changes.since(42, 0), Stale::Everything);
+        assert_eq!(
+            changes.since(42, changes.epoch(42) - 1),
+            Stale::Pages(vec![!0xfff - (506 << 12)])
+        );
         changes.restrict_all();
         assert_eq!(changes.since(42, 0), Stale::Everything);
         assert_eq!(changes.since(42, changes.epoch(42)), Stale::Pages(vec![]));
@@ -366,17 +488,92 @@ mod tests {
     fn what_all_share_matters_to_all() {
         let mut changes = linked();
         assert!(!changes.is_shared(10, 1));
-        changes.link(30, entry(42, 1));
+        for root in 42..45 {
+            changes.link(30, entry(root, 1));
+        }
         assert!(changes.is_shared(10, 1));
         changes.restrict(entry(10, 0), 1);
-        assert_eq!([40, 41, 42, 43].map(|root| changes.epoch(root)), [1; 4]);
+        assert_eq!([40, 41, 42, 49].map(|root| changes.epoch(root)), [1; 4]);
+        assert_eq!(changes.since(49, 0), Stale::Everything);
         // Links that go away are not counted then.
-        changes.unlink(30, entry(42, 1), 4);
-        changes.unlink(30, entry(41, 1), 4);
+        for root in 41..45 {
+            changes.unlink(30, entry(root, 1), 4);
+        }
         assert!(changes.is_shared(10, 1));
         changes.end_table(30, 3);
         changes.link(30, entry(41, 1));
         assert!(!changes.is_shared(10, 1));
+    }
+
+    /// Address spaces 50 to 59 with a level-3 table 30 at the index 511, of which 31 has a copy at 273.
+    fn kernel() -> Changes {
+        let mut changes = Changes::default();
+        for root in 50..60 {
+            changes.link(30, entry(root, 511));
+            changes.link(31, entry(root, 273));
+        }
+        for (child, parent, index) in [(20, 30, 510), (21, 31, 0), (10, 20, 5), (10, 21, 6)] {
+            changes.link(child, entry(parent, index));
+        }
+        changes
+    }
+
+    #[test]
+    fn pages_that_all_have_at_the_same_places_are_told_one_by_one() {
+        let mut changes = kernel();
+        assert!(changes.is_shared(10, 1));
+        changes.restrict(entry(10, 7), 1);
+        let places = [
+            0xffff_8880_0000_0000 | 6 << 21 | 7 << 12,
+            0xffff_ff80_0000_0000 | 510 << 30 | 5 << 21 | 7 << 12,
+        ];
+        let told = |changes: &Changes, root| match changes.since(root, 0) {
+            Stale::Pages(mut pages) => {
+                pages.sort_unstable();
+                pages
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([51, 70].map(|root| told(&changes, root)), [places.to_vec(), places.to_vec()]);
+        assert_eq!(changes.upper_half_since(0).map(|pages| pages.len()), Some(2));
+        // What maps more than a page is not.
+        changes.restrict(entry(20, 5), 2);
+        assert_eq!(changes.since(51, 1), Stale::Everything);
+    }
+
+    #[test]
+    fn what_lies_at_different_places_is_not_told_one_by_one() {
+        // A level-3 table elsewhere in one address space, if only for a while; one in the lower half; one of the tables
+        // below it at many places.
+        let moved = |changes: &mut Changes| {
+            changes.link(31, entry(60, 274));
+            changes.unlink(31, entry(60, 274), 4);
+        };
+        let lower = |changes: &mut Changes| {
+            for root in 50..60 {
+                changes.link(32, entry(root, 3));
+            }
+            changes.link(22, entry(32, 0));
+            changes.link(10, entry(22, 0));
+        };
+        let many = |changes: &mut Changes| {
+            for index in 0..5 {
+                changes.link(10, entry(20, 100 + index));
+            }
+        };
+        let own = |changes: &mut Changes| {
+            changes.link(33, entry(61, 511));
+            changes.link(23, entry(33, 510));
+            changes.link(10, entry(23, 5));
+        };
+        let ways: [&dyn Fn(&mut Changes); 4] = [&moved, &lower, &many, &own];
+        for (number, change) in ways.into_iter().enumerate() {
+            let mut changes = kernel();
+            change(&mut changes);
+            let epoch = changes.epoch(51);
+            changes.restrict(entry(10, 7), 1);
+            assert_eq!(changes.since(51, epoch), Stale::Everything, "{number}");
+        }
     }
 
     #[test]
@@ -436,7 +633,7 @@ mod tests {
         changes.restrict(entry(21, 511), 2);
         assert_eq!(changes.upper_half_since(epoch), None);
         assert_eq!(changes.since(40, epoch), Stale::Everything);
-        assert_eq!(changes.since(41, epoch), Stale::LowerHalf(vec![]));
+        assert_eq!(changes.since(41, epoch), Stale::LowerHalf(vec![!0xfff]));
     }
 
     #[test]
@@ -461,9 +658,10 @@ mod tests {
         assert_eq!(changes.upper_half_since(epoch), None);
         // The same where the links are not known.
         let mut changes = linked();
-        changes.link(31, entry(41, 511));
-        changes.link(31, entry(42, 511));
-        for root in [40, 41, 42] {
+        for root in 41..45 {
+            changes.link(31, entry(root, 511));
+        }
+        for root in 40..45 {
             changes.unlink(31, entry(root, 511), 4);
         }
         assert!(changes.upper_half_since(0).is_some());
