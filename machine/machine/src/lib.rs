@@ -24,6 +24,7 @@ mod shootdown;
 mod statistics;
 mod stolen;
 mod technique;
+mod thread;
 mod tsc;
 mod vcpu;
 mod virtio;

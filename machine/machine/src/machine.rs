@@ -14,6 +14,7 @@ use crate::platform::PcPlatform;
 use crate::shootdown::Member;
 use crate::statistics::Statistics;
 use crate::technique::Technique;
+use crate::thread::{Living, Thread};
 use crate::tsc::{self, GuestTsc};
 use crate::vcpu::{StartUp, Vcpu};
 use ambos_boot::protocol::Display;
@@ -173,7 +174,13 @@ pub(crate) struct Assembly {
     pub(crate) labels: Vec<String>,
 }
 
-/// How a guest that is in memory starts.
+/// A guest that is in memory, and the threads that wait for its vCPUs.
+struct Loaded {
+    entry: Entry,
+    threads: Vec<Thread>,
+}
+
+/// How it starts.
 enum Entry {
     Pc(Box<CpuState>),
     Xen(Box<XenPvGuest>, Box<Frames>),
@@ -277,8 +284,8 @@ pub struct Machine {
     instructions: u64,
     counters: BTreeMap<&'static str, u64>,
     resets: u64,
-    /// How the next run starts, if its guest is in memory.
-    entry: Option<Entry>,
+    /// What the next run begins with, if that has been loaded.
+    loaded: Option<Loaded>,
 }
 
 impl Machine {
@@ -317,16 +324,20 @@ impl Machine {
         if layout.is_some() && cpus > ambos_xen::MAX_VCPUS {
             return Err(MachineError::Vcpus(cpus, ambos_xen::MAX_VCPUS));
         }
+        let engine = engine.shared_by(cpus);
+        let control = Arc::default();
+        let threads = Thread::start(cpus, engine, &ram, &control)?;
         let (entry, model) = std::thread::scope(|scope| {
             // To ask the processor takes a millisecond where the host is a guest itself.
             let model = scope.spawn(|| CpuModel::host(cpus));
             let entry = load(&ram, layout, &mut boot, cpus, video);
             (entry, model.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
+        let loaded = Loaded { entry: entry?, threads };
         Ok(Self {
             model: Arc::new(model),
             boot,
-            engine: engine.shared_by(cpus),
+            engine,
             debug_exit,
             technique,
             console: SharedConsole(Arc::new(Mutex::new(console))),
@@ -336,7 +347,7 @@ impl Machine {
             network,
             access,
             video,
-            control: Arc::default(),
+            control,
             input: Arc::default(),
             ledgers,
             unserved: Arc::default(),
@@ -344,7 +355,7 @@ impl Machine {
             instructions: 0,
             counters: BTreeMap::new(),
             resets: 0,
-            entry: Some(entry?),
+            loaded: Some(loaded),
         })
     }
 
@@ -364,12 +375,11 @@ impl Machine {
         mut after_reset: impl FnMut() -> AfterReset,
     ) -> Result<Outcome, MachineError> {
         loop {
-            let cpus = self.ledgers.len() as u32;
-            let entry = match self.entry.take() {
-                Some(entry) => entry,
-                None => load(&self.ram, self.layout, &mut self.boot, cpus, self.video)?,
+            let loaded = match self.loaded.take() {
+                Some(loaded) => loaded,
+                None => self.load()?,
             };
-            let outcome = self.run_once(entry)?;
+            let outcome = self.run_once(loaded)?;
             tracing::debug!(?outcome, "the machine's run has ended");
             if outcome != Outcome::Reset || after_reset() == AfterReset::End {
                 return Ok(outcome);
@@ -378,13 +388,22 @@ impl Machine {
         }
     }
 
-    fn run_once(&mut self, entry: Entry) -> Result<Outcome, MachineError> {
+    fn load(&mut self) -> Result<Loaded, MachineError> {
+        let cpus = self.ledgers.len() as u32;
+        let threads = Thread::start(cpus, self.engine, &self.ram, &self.control)?;
+        let entry = load(&self.ram, self.layout, &mut self.boot, cpus, self.video)?;
+        Ok(Loaded { entry, threads })
+    }
+
+    fn run_once(&mut self, Loaded { entry, threads }: Loaded) -> Result<Outcome, MachineError> {
         let clock = VmClock::monotonic();
-        let Assembly { mut vcpus, panel, labels } = match (entry, self.layout) {
+        let attentions: Vec<_> =
+            threads.iter().map(|thread| Arc::clone(thread.attention())).collect();
+        let Assembly { vcpus, panel, labels } = match (entry, self.layout) {
             (Entry::Xen(guest, frames), Some(layout)) => {
-                self.assemble_para(&clock, &guest, *frames, layout)?
+                self.assemble_para(&clock, &attentions, &guest, *frames, layout)?
             }
-            (Entry::Pc(entry), _) => self.assemble(&clock, &entry)?,
+            (Entry::Pc(entry), _) => self.assemble(&clock, &attentions, &entry)?,
             (Entry::Xen(..), None) => return Err(MachineError::Ports),
         };
         *self.observer.labels.lock().unwrap_or_else(PoisonError::into_inner) = labels;
@@ -397,42 +416,15 @@ impl Machine {
             input.panel = Some(panel);
             input.drain();
         }
-        let attentions = vcpus.iter().map(|vcpu| Arc::clone(&vcpu.attention)).collect();
         self.control.watch(attentions, Arc::clone(&clock));
-        let result = std::thread::scope(|scope| {
-            let mut threads = Vec::new();
-            for (index, vcpu) in vcpus.iter_mut().enumerate() {
-                let builder = std::thread::Builder::new().name(format!("vcpu{index}"));
-                // A vCPU that panics is the monitor's failure; the others must not wait for it.
-                let control = Arc::clone(&self.control);
-                let life = move || {
-                    let guard = EndOnPanic(control);
-                    let work = vcpu.run();
-                    std::mem::forget(guard);
-                    work
-                };
-                match builder.spawn_scoped(scope, life) {
-                    Ok(thread) => threads.push(thread),
-                    Err(error) => {
-                        self.control.end(Outcome::Stopped);
-                        return Err(MachineError::Thread(error));
-                    }
-                }
-            }
-            // This thread keeps time while vCPUs run.
-            while clock.wait_until_due(self.control.ending()) {
-                clock.fire_due();
-                self.input.lock().unwrap_or_else(PoisonError::into_inner).drain();
-            }
-            let mut all = Vec::new();
-            for thread in threads {
-                match thread.join() {
-                    Ok(work) => all.push(work?),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
-            }
-            Ok(all)
-        });
+        let living: Vec<_> =
+            threads.into_iter().zip(vcpus).map(|(thread, vcpu)| thread.run(vcpu)).collect();
+        // This thread keeps time while vCPUs run.
+        while clock.wait_until_due(self.control.ending()) {
+            clock.fire_due();
+            self.input.lock().unwrap_or_else(PoisonError::into_inner).drain();
+        }
+        let works: Vec<_> = living.into_iter().map(Living::join).collect();
         {
             let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
             // Handles may outlive the run, but must not keep its devices and their sockets and files.
@@ -440,7 +432,8 @@ impl Machine {
                 input.last_screen = panel.screen();
             }
         }
-        for work in result? {
+        for work in works {
+            let work = work?;
             self.instructions += work.instructions;
             for (label, count) in work.counters {
                 *self.counters.entry(label).or_default() += count;
@@ -452,18 +445,18 @@ impl Machine {
     fn assemble_para(
         &self,
         clock: &Arc<VmClock>,
+        attentions: &[Arc<Attention>],
         guest: &XenPvGuest,
         frames: Frames,
         layout: Layout,
     ) -> Result<Assembly, MachineError> {
         let parts = para::Parts {
-            ram: &self.ram,
             layout,
             guest,
             clock,
             control: &self.control,
             model: &self.model,
-            engine: self.engine,
+            attentions,
             disks: &self.disks,
             network: self.network.as_ref(),
             ledgers: &self.ledgers,
@@ -473,9 +466,13 @@ impl Machine {
         para::assemble(&parts, frames, console(), console())
     }
 
-    fn assemble(&self, clock: &Arc<VmClock>, entry: &CpuState) -> Result<Assembly, MachineError> {
+    fn assemble(
+        &self,
+        clock: &Arc<VmClock>,
+        attentions: &[Arc<Attention>],
+        entry: &CpuState,
+    ) -> Result<Assembly, MachineError> {
         let cpus = self.ledgers.len();
-        let attentions: Vec<Arc<Attention>> = (0..cpus).map(|_| Arc::default()).collect();
         let base = tsc::host_tsc();
         let counters: Vec<Arc<GuestTsc>> =
             (0..cpus).map(|_| Arc::new(GuestTsc::starting_at(base))).collect();
@@ -515,19 +512,10 @@ impl Machine {
         let mut vcpus = Vec::new();
         for (index, attention) in attentions.iter().enumerate() {
             let initial = (index == 0).then(|| {
-                let mut state = entry.clone();
+                let mut state = Box::new(entry.clone());
                 state.msrs.tsc_offset = counters[0].offset();
                 state
             });
-            let (kind, ram) = (self.engine, Arc::clone(&self.ram));
-            let vcpu_attention = Arc::clone(attention);
-            let make_engine = move || {
-                let mut engine = kind.make(&ram, &vcpu_attention)?;
-                if let Some(state) = &initial {
-                    engine.set_state(state);
-                }
-                Ok(engine)
-            };
             let platform = PcPlatform {
                 ports: Arc::clone(chipset.ports()),
                 mmio: Arc::clone(chipset.mmio()),
@@ -545,7 +533,8 @@ impl Machine {
                 in_vain: None,
             };
             vcpus.push(Vcpu {
-                make_engine: Box::new(make_engine),
+                initial,
+                deprivileged: false,
                 platform: Box::new(platform),
                 members: Arc::clone(&members),
                 index,
@@ -606,13 +595,4 @@ fn load(
         let frames = frames.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok(Entry::Xen(Box::new(guest), Box::new(frames)))
     })
-}
-
-/// Ends the run if a vCPU's thread unwinds.
-struct EndOnPanic(Arc<Control>);
-
-impl Drop for EndOnPanic {
-    fn drop(&mut self) {
-        self.0.end(Outcome::Stopped);
-    }
 }

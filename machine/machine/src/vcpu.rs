@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const LOOKS: u32 = 4;
 
 /// What an engine did in one run of a machine.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Work {
     pub(crate) instructions: u64,
     pub(crate) counters: Vec<(&'static str, u64)>,
@@ -23,8 +23,10 @@ pub(crate) struct Work {
 
 /// A vCPU, ready to run.
 pub(crate) struct Vcpu {
-    /// Makes the engine, on the vCPU's own thread: engines stay on the thread that made them.
-    pub(crate) make_engine: Box<dyn Fn() -> Result<Box<dyn Engine>, EngineError> + Send>,
+    /// What the engine starts with, if not with its reset state.
+    pub(crate) initial: Option<Box<CpuState>>,
+    /// Whether the guest's kernel runs at the least privilege.
+    pub(crate) deprivileged: bool,
     pub(crate) platform: Box<dyn VcpuPlatform>,
     pub(crate) members: Arc<[Member]>,
     pub(crate) index: usize,
@@ -65,9 +67,17 @@ impl Vcpu {
     /// # Errors
     ///
     /// [`EngineError`] if there is no engine; the machine's run ends.
-    pub(crate) fn run(&mut self) -> Result<Work, EngineError> {
-        let mut engine =
-            (self.make_engine)().inspect_err(|_| self.control.end(Outcome::Stopped))?;
+    pub(crate) fn run(
+        &mut self,
+        engine: Result<Box<dyn Engine>, EngineError>,
+    ) -> Result<Work, EngineError> {
+        let mut engine = engine.inspect_err(|_| self.control.end(Outcome::Stopped))?;
+        if let Some(state) = self.initial.take() {
+            engine.set_state(&state);
+        }
+        if self.deprivileged {
+            engine.deprivilege();
+        }
         self.live(engine.as_mut());
         Ok(Work { instructions: engine.instructions(), counters: engine.counters() })
     }

@@ -4,17 +4,16 @@ mod bridge;
 mod host;
 mod platform;
 
+use crate::CpuModel;
 use crate::disks::Disk;
 use crate::machine::{Assembly, FrontPanel, MachineError};
 use crate::network::Network;
 use crate::shootdown::Member;
 use crate::tsc::{self, GuestTsc};
 use crate::vcpu::{StartUp, Vcpu};
-use crate::{CpuModel, EngineConfig};
 use ambos_boot::XenPvGuest;
 use ambos_clock::VmClock;
 use ambos_intercept::{Ledger, UnservedLog};
-use ambos_memory::GuestRam;
 use ambos_vcpu::{Attention, Request};
 use ambos_xen::{Domain, DomainConfig, Frames, Layout, Start, XenVcpu};
 use ambos_xen_backends::{Adapter, ControlDomain, DomainInfo, GuestPort, PowerAction, SharedPage};
@@ -27,13 +26,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What the machine gives to one run of a PV guest.
 pub(crate) struct Parts<'a> {
-    pub(crate) ram: &'a Arc<GuestRam>,
     pub(crate) layout: Layout,
     pub(crate) guest: &'a XenPvGuest,
     pub(crate) clock: &'a Arc<VmClock>,
     pub(crate) control: &'a Arc<crate::control::Control>,
     pub(crate) model: &'a Arc<CpuModel>,
-    pub(crate) engine: EngineConfig,
+    pub(crate) attentions: &'a [Arc<Attention>],
     pub(crate) disks: &'a [Disk],
     pub(crate) network: Option<&'a Network>,
     pub(crate) ledgers: &'a [Arc<Ledger>],
@@ -65,8 +63,7 @@ pub(crate) fn assemble(
     console: Box<dyn Write + Send>,
     emergency: Box<dyn Write + Send>,
 ) -> Result<Assembly, MachineError> {
-    let cpus = parts.ledgers.len();
-    let attentions: Vec<Arc<Attention>> = (0..cpus).map(|_| Arc::default()).collect();
+    let (cpus, attentions) = (parts.ledgers.len(), parts.attentions);
     let members: Arc<[Member]> =
         attentions.iter().map(|attention| Member::new(Arc::clone(attention))).collect();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -79,7 +76,7 @@ pub(crate) fn assemble(
         host,
         clock: Arc::clone(parts.clock),
         unserved: Arc::clone(parts.unserved),
-        attentions: attentions.clone(),
+        attentions: attentions.to_vec(),
         tsc_hz: tsc::frequency(),
         unix_time_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
         console_frame: guest.console_frame,
@@ -91,14 +88,6 @@ pub(crate) fn assemble(
     for (index, attention) in attentions.iter().enumerate() {
         let mut state = guest.state.clone();
         state.msrs.tsc_offset = counter.offset();
-        let (kind, ram) = (parts.engine, Arc::clone(parts.ram));
-        let vcpu_attention = Arc::clone(attention);
-        let make_engine = move || {
-            let mut engine = kind.make(&ram, &vcpu_attention)?;
-            engine.set_state(&state);
-            engine.deprivilege();
-            Ok(engine)
-        };
         let id = index as u32;
         let processor = ModelProcessor::new(Arc::clone(parts.model), id, tsc_khz);
         let start = (index == 0).then_some(Start { root: guest.root, stack: guest.stack });
@@ -115,7 +104,8 @@ pub(crate) fn assemble(
             attention.raise(Request::INTERRUPT);
         }
         vcpus.push(Vcpu {
-            make_engine: Box::new(make_engine),
+            initial: Some(Box::new(state)),
+            deprivileged: true,
             platform: Box::new(ParaPlatform {
                 supervisor,
                 processor,
