@@ -162,8 +162,12 @@ pub(super) fn start(plan: &Plan, surroundings: Surroundings) -> Result<Started, 
 
 /// Reads a file that must fit into `memory` bytes: the name may be that of an endless device.
 fn read_bounded(path: &Path, memory: u64) -> std::io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let size = file.metadata().map_or(0, |metadata| metadata.len().min(memory));
     let mut bytes = Vec::new();
-    File::open(path)?.take(memory.saturating_add(1)).read_to_end(&mut bytes)?;
+    // With room for the read that finds the end.
+    bytes.try_reserve_exact(usize::try_from(size).unwrap_or(usize::MAX).saturating_add(64))?;
+    file.take(memory.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > memory {
         return Err(std::io::Error::other("it is larger than the guest's memory; try --memory"));
     }
