@@ -1,6 +1,6 @@
 //! Translations of fetches: which guest-physical page code comes from.
 
-use std::collections::HashMap;
+use crate::spread::SpreadMap;
 
 /// Slots of the direct-mapped front.
 const FRONT: usize = 512;
@@ -25,7 +25,7 @@ pub(crate) struct FetchEntry {
 pub(super) struct Fetches {
     front: Box<[(u64, FetchEntry)]>,
     /// Also says whether jumps to code of the page may be cached.
-    pages: HashMap<u64, (FetchEntry, bool)>,
+    pages: SpreadMap<u64, (FetchEntry, bool)>,
 }
 
 #[inline(always)]
@@ -36,7 +36,10 @@ fn slot(page: u64) -> usize {
 
 impl Fetches {
     pub(super) fn new() -> Self {
-        Self { front: vec![(NO_PAGE, FetchEntry::default()); FRONT].into(), pages: HashMap::new() }
+        Self {
+            front: vec![(NO_PAGE, FetchEntry::default()); FRONT].into(),
+            pages: SpreadMap::default(),
+        }
     }
 
     /// The translation of the page of `linear`.
