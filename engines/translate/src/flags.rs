@@ -265,8 +265,8 @@ impl Builder<'_> {
         self.code.lea(reg::RSP, Mem::Base(reg::RSP, -8));
     }
 
-    /// POPF at privilege level 0 that changes no flags but the arithmetic ones and IF; others are the
-    /// interpreter's.
+    /// POPF at privilege level 0, or of a deprivileged guest, that changes no flags but the arithmetic ones and IF; others are
+    /// the interpreter's.
     pub(crate) fn pop_flags(&mut self, flags_live: bool) {
         const KEPT: u64 = RFlags::TF.bits()
             | RFlags::DF.bits()
@@ -295,15 +295,21 @@ impl Builder<'_> {
         }
         self.leave_to_interpreter();
         self.code.land(same);
-        self.code.and32(reg::R11, RFlags::IF.bits() as u32);
-        // xor [rflags], r11
-        self.code.op(true, &[0x31], reg::R11, Mem::Gs(layout::RFLAGS));
+        // A deprivileged guest has an I/O privilege level of 0: its POPF leaves IF alone.
+        let changes_interrupts = !self.cpu.supervised.on;
+        if changes_interrupts {
+            self.code.and32(reg::R11, RFlags::IF.bits() as u32);
+            // xor [rflags], r11
+            self.code.op(true, &[0x31], reg::R11, Mem::Gs(layout::RFLAGS));
+        }
         self.count_with_flags(Counted::Flags);
         self.code.copy(reg::RAX, reg::R10);
         self.rflags_to_saved();
         self.restore_flags();
         self.code.lea(reg::RSP, Mem::Base(reg::RSP, 8));
-        // Newly allowed interrupts must be seen.
-        self.poll_after();
+        if changes_interrupts {
+            // Newly allowed interrupts must be seen.
+            self.poll_after();
+        }
     }
 }

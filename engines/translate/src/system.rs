@@ -28,7 +28,7 @@ impl Builder<'_> {
             Mnemonic::Cld => self.direction_flag(false, flags_live),
             Mnemonic::Std => self.direction_flag(true, flags_live),
             Mnemonic::Pushfq if instruction.code() == Code::Pushfq => self.push_flags(),
-            Mnemonic::Popfq if supervisor => self.pop_flags(flags_live),
+            Mnemonic::Popfq if supervisor || self.cpu.supervised.on => self.pop_flags(flags_live),
             Mnemonic::Swapgs if supervisor => self.swap_gs(),
             Mnemonic::Rdfsbase if bases => self.read_base(instruction, seg::FS),
             Mnemonic::Rdgsbase if bases => self.read_base(instruction, seg::GS),

@@ -234,3 +234,42 @@ fn changes_of_the_interrupt_flag_do_nothing_where_they_are_permitted_and_fault_e
     }
     assert!(translator.statistics().blocks > 0);
 }
+
+/// A loop that exchanges some flags, and counts in RBX and R15 what of them was seen.
+fn flags_code(exchanged: u32) -> Vec<u8> {
+    // cmp r12, 40; pushfq; xor qword ptr [rsp], exchanged; popfq; adc rbx, 0
+    let mut code = vec![0x49, 0x83, 0xfc, 40, 0x9c, 0x48, 0x81, 0x34, 0x24];
+    code.extend(exchanged.to_le_bytes());
+    code.extend([0x9d, 0x48, 0x83, 0xd3, 0]);
+    // pushfq; pop rax; add r15, rax; cld
+    code.extend([0x9c, 0x58, 0x49, 0x01, 0xc7, 0xfc]);
+    // dec r12; jnz start; mov eax, END; syscall
+    code.extend([0x49, 0xff, 0xcc, 0x75]);
+    code.push((-(code.len() as i32 + 1)) as u8);
+    code.extend([0xb8, END as u8, 0, 0, 0, 0x0f, 0x05]);
+    code
+}
+
+#[test]
+fn a_deprivileged_kernel_sets_flags_but_those_that_need_privilege() {
+    let all = [RFlags::CF, RFlags::IF, RFlags::IOPL, RFlags::DF, RFlags::ID, RFlags::empty()];
+    for exchanged in all {
+        let code = flags_code(exchanged.bits() as u32);
+        let (mut reference, reference_ram) = common::interpreter();
+        let (mut translator, ram, _) = common::translator();
+        let engines: [(&mut dyn Engine, _); 2] =
+            [(&mut reference, &reference_ram), (&mut translator, &ram)];
+        let states = engines.map(|(engine, ram)| {
+            install(ram);
+            ram.memory().write_slice(&code, GuestAddress(CODE)).unwrap();
+            let machine = run_supervised(engine, ram, END);
+            let counts = machine.ledger().counts();
+            let flags = Intercept::Privileged(Privileged::Flags);
+            let counted = counts.iter().find(|line| line.intercept == flags).map(|line| line.count);
+            (engine.state(), counted)
+        });
+        let [(want, _), (got, counted)] = states;
+        assert_eq!((got.gpr, got.rflags), (want.gpr, want.rflags), "{exchanged:?}");
+        assert!(counted.is_some_and(|counted| counted >= 100), "{exchanged:?}");
+    }
+}
