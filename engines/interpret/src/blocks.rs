@@ -6,8 +6,8 @@
 
 use crate::decode::MAX_INSTRUCTION;
 use crate::op::Op;
-use crate::spread::SpreadMap;
 use ambos_memory::{GuestRam, PageFlags};
+use rustc_hash::FxHashMap;
 use std::rc::Rc;
 
 /// A run of decoded instructions.
@@ -34,10 +34,10 @@ const MAX_CROSSINGS: usize = 4096;
 #[derive(Debug)]
 pub struct BlockCache {
     front: Box<[Option<Rc<Block>>]>,
-    blocks: SpreadMap<u64, Rc<Block>>,
-    by_page: SpreadMap<usize, Vec<u64>>,
+    blocks: FxHashMap<u64, Rc<Block>>,
+    by_page: FxHashMap<usize, Vec<u64>>,
     /// Instructions that continue on the next page, each a block of its own, with their bytes.
-    crossings: SpreadMap<u64, ([u8; MAX_INSTRUCTION], Rc<Block>)>,
+    crossings: FxHashMap<u64, ([u8; MAX_INSTRUCTION], Rc<Block>)>,
     ops: usize,
     /// Most decoded instructions.
     bound: usize,
@@ -66,9 +66,9 @@ impl BlockCache {
     pub fn bounded(bound: usize) -> Self {
         Self {
             front: (0..FRONT).map(|_| None).collect(),
-            blocks: SpreadMap::default(),
-            by_page: SpreadMap::default(),
-            crossings: SpreadMap::default(),
+            blocks: FxHashMap::default(),
+            by_page: FxHashMap::default(),
+            crossings: FxHashMap::default(),
             ops: 0,
             bound,
         }

@@ -23,7 +23,6 @@ pub mod fetch;
 pub mod mmu;
 pub mod op;
 pub mod run;
-mod spread;
 pub mod supervised;
 pub mod system;
 pub mod unserved;

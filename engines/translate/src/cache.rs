@@ -5,7 +5,7 @@ use crate::block::{Block, Entries, MOST_BYTES, Packed};
 use crate::build::Built;
 use crate::directory::{Directory, MOST_BLOCKS};
 use crate::emit::relative;
-use crate::key::{Key, Map, Place};
+use crate::key::{Key, Place};
 use crate::numbers::PageNumbers;
 use crate::ops::Ops;
 use crate::recent::Recent;
@@ -13,6 +13,7 @@ use crate::records::{self, Forms, Noted};
 use crate::site::{self, GroupState, Kind, Site};
 use crate::views::ViewState;
 use ambos_hostcode::Arena;
+use rustc_hash::FxHashMap;
 
 /// UD2.
 const TRAP: [u8; 2] = [0x0f, 0x0b];
@@ -33,9 +34,9 @@ pub(crate) struct Cache {
     /// Instructions for the interpreter.
     pub(crate) ops: Ops,
     /// Groups whose probes failed, by site.
-    groups: Map<u32, GroupState>,
+    groups: FxHashMap<u32, GroupState>,
     /// Entries from later places in the same page that were made after their blocks, as offsets in the code cache.
-    polling: Map<u32, u32>,
+    polling: FxHashMap<u32, u32>,
     /// Where blocks run apart, what is asked each time.
     pub(crate) steps: Steps,
     /// Address of the code cache, and of the end of the last block.

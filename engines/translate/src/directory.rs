@@ -1,9 +1,10 @@
 //! Where in guest code there are blocks, by page.
 
 use crate::far::NO_PAGE;
-use crate::key::{Key, Map, Place};
+use crate::key::{Key, Place};
 use crate::numbers::PageNumbers;
 use hashbrown::HashTable;
+use rustc_hash::FxHashMap;
 use std::cell::Cell;
 
 /// Bits of numbers of blocks and of variants: there can be no more.
@@ -117,7 +118,7 @@ pub(crate) struct Directory {
     /// Those found last, by a hash of the key: whatever is looked for, its page was mostly looked into before, and the
     /// table takes a cache miss more.
     found: Box<[Cell<u32>; FOUND]>,
-    pages: Map<u32, Page>,
+    pages: FxHashMap<u32, Page>,
     /// How many places there are in all of them.
     places: usize,
 }
@@ -131,7 +132,7 @@ impl Default for Directory {
             variants: Vec::new(),
             numbers: HashTable::new(),
             found: Box::new([const { Cell::new(0) }; FOUND]),
-            pages: Map::default(),
+            pages: FxHashMap::default(),
             places: 0,
         }
     }

@@ -1,7 +1,7 @@
 //! What blocks are found by.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use rustc_hash::FxHasher;
+use std::hash::Hasher;
 
 /// What identifies a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,44 +37,13 @@ impl Key {
     pub(crate) fn hash(&self) -> u64 {
         let &Self { linear_page, ram_page, mode, tail, offset, absolute, groups } = self;
         let flags = u64::from(absolute) << 1 | u64::from(groups);
-        let mut hasher = FoldHasher::default();
+        let mut hasher = FxHasher::default();
         hasher.write_u64(linear_page | u64::from(offset));
         hasher.write_u64(u64::from(mode) << 32 | u64::from(ram_page));
         hasher.write_u64(u64::from(tail) << 2 | flags);
         hasher.finish()
     }
 }
-
-/// Multiplies and folds: keys are few words of well-spread addresses.
-#[derive(Debug, Default)]
-pub(crate) struct FoldHasher(u64);
-
-impl Hasher for FoldHasher {
-    fn finish(&self) -> u64 {
-        self.0 ^ self.0 >> 32
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u64(u64::from(byte));
-        }
-    }
-
-    fn write_u32(&mut self, value: u32) {
-        self.write_u64(u64::from(value));
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn write_usize(&mut self, value: usize) {
-        self.write_u64(value as u64);
-    }
-}
-
-/// A map whose keys are such.
-pub(crate) type Map<K, V> = HashMap<K, V, BuildHasherDefault<FoldHasher>>;
 
 /// What is known of a place in guest code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

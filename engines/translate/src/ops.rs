@@ -1,7 +1,7 @@
 //! Instructions that translated code leaves to the interpreter, decoded for it.
 
-use crate::key::Map;
 use ambos_interpret::op::Op;
+use rustc_hash::FxHashMap;
 use std::rc::Rc;
 
 /// Most bytes of an instruction.
@@ -30,7 +30,7 @@ impl Decoded {
 pub(crate) struct Ops {
     ops: Vec<Rc<Op>>,
     /// Their numbers, by their bytes and the mode that these were decoded in.
-    numbers: Map<([u8; LONGEST + 1], u32), u32>,
+    numbers: FxHashMap<([u8; LONGEST + 1], u32), u32>,
 }
 
 impl Ops {

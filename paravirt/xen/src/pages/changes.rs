@@ -10,8 +10,8 @@
 //! the same entries there. So what is cached of it may outlive its address space. What changes there is told of
 //! all address spaces, whether or not it is one's own.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
 
 /// Top-level tables that are followed up for one table.
 const ROOTS: usize = 4;
@@ -122,26 +122,6 @@ impl Restrictions {
     }
 }
 
-/// Hashes frames. A guest that makes its own collisions waits for what it asked for; it has but its own frames for that.
-#[derive(Debug, Default)]
-struct FrameHasher(u64);
-
-impl Hasher for FrameHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        // Tables look at both ends of the hash; the low one must not be that of the number.
-        let product = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = product.rotate_left(32);
-    }
-}
-
 /// From where a table is reached, while that is found out.
 #[derive(Debug)]
 struct Found {
@@ -186,8 +166,8 @@ impl Upper {
     }
 }
 
-/// Something by frames.
-type ByFrame<T> = HashMap<u64, T, BuildHasherDefault<FrameHasher>>;
+/// Something by frames. A guest that makes its own collisions waits for what it asked for; it has but its own frames for that.
+type ByFrame<T> = FxHashMap<u64, T>;
 
 /// What was restricted, and where it matters.
 #[derive(Debug, Default)]

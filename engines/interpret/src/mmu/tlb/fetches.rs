@@ -1,6 +1,6 @@
 //! Translations of fetches: which guest-physical page code comes from.
 
-use crate::spread::SpreadMap;
+use rustc_hash::FxHashMap;
 
 /// Slots of the direct-mapped front.
 const FRONT: usize = 512;
@@ -25,7 +25,7 @@ pub(crate) struct FetchEntry {
 pub(super) struct Fetches {
     front: Box<[(u64, FetchEntry)]>,
     /// Also says whether jumps to code of the page may be cached.
-    pages: SpreadMap<u64, (FetchEntry, bool)>,
+    pages: FxHashMap<u64, (FetchEntry, bool)>,
 }
 
 #[inline(always)]
@@ -38,7 +38,7 @@ impl Fetches {
     pub(super) fn new() -> Self {
         Self {
             front: vec![(NO_PAGE, FetchEntry::default()); FRONT].into(),
-            pages: SpreadMap::default(),
+            pages: FxHashMap::default(),
         }
     }
 

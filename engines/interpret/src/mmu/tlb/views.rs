@@ -10,12 +10,10 @@
 //! other bits of the address set, beyond what user memory the host has. Either way the access faults. Or it takes the
 //! distance that is usual, and reads in the guard, [`GUARD_OFFSET`], which faults if that is wrong.
 
-use super::writers::PageHasher;
 use super::{BANKS, Bank, Tlb};
 use ambos_hostcode::View;
 use ambos_memory::GuestRam;
-use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
+use rustc_hash::FxHashMap;
 
 /// The bits of a linear address that number its region.
 pub const VIEW_MASK: u64 = (VIEW_REGIONS as u64 - 1) << REGION_BITS;
@@ -126,7 +124,7 @@ struct BankView {
     is_mixed: bool,
     /// When it was last prepared.
     prepared: u64,
-    pages: HashMap<usize, Seen, BuildHasherDefault<PageHasher>>,
+    pages: FxHashMap<usize, Seen>,
 }
 
 /// What all banks see.

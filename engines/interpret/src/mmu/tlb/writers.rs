@@ -5,8 +5,7 @@
 //! found in as many pages.
 
 use super::{BANKS, SETS};
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use rustc_hash::FxHashMap;
 
 /// Addresses that are kept for a page: often those of a kernel's map of memory and of one program.
 const PLACES: usize = 2;
@@ -46,30 +45,9 @@ pub(super) enum Places {
     Many,
 }
 
-/// Spreads page numbers.
-#[derive(Debug, Default)]
-pub(super) struct PageHasher(u64);
-
-impl Hasher for PageHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_usize(usize::from(byte));
-        }
-    }
-
-    fn write_usize(&mut self, value: usize) {
-        let product = (self.0 ^ value as u64 >> 12).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = product ^ product >> 32;
-    }
-}
-
 /// What is known of all pages.
 #[derive(Debug, Default)]
-pub(super) struct Writers(HashMap<usize, Places, BuildHasherDefault<PageHasher>>);
+pub(super) struct Writers(FxHashMap<usize, Places>);
 
 impl Writers {
     /// Whether there is no room for another page.

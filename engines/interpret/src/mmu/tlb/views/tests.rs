@@ -3,7 +3,7 @@
 use super::super::bank::{Cache, ENTRIES};
 use super::super::is_upper;
 use super::*;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 impl Views {
     /// What a bank sees: linear and host pages, and whether they may be written.
