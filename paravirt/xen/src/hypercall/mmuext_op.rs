@@ -119,9 +119,8 @@ impl XenVcpu {
                 pages.give(old);
             }
         }
-        if root != 0 {
-            self.spaces.renew(cpu, root, &pages);
-        }
+        // Often a kernel that changes its own code comes and goes without its programs.
+        self.user_root_flushed = true;
         Ok(())
     }
 
@@ -180,11 +179,8 @@ impl XenVcpu {
                 None => {
                     let domain = Arc::clone(&self.domain);
                     let pages = domain.pages(cpu);
-                    for root in [self.kernel_root, self.user_root] {
-                        if root != 0 {
-                            self.spaces.renew(cpu, root, &pages);
-                        }
-                    }
+                    self.spaces.renew(cpu, self.kernel_root, &pages);
+                    self.user_root_flushed = true;
                 }
             }
         }
@@ -192,5 +188,51 @@ impl XenVcpu {
             let domain = Arc::clone(&self.domain);
             domain.host.forget(self.id, mask, Request::FLUSH_ALL, &mut || cpu.serve_flush());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::domain::Nothing;
+    use crate::pages::update::Mode;
+    use crate::testing::Guest;
+    use ambos_x86::paging::{PRESENT, USER, WRITE};
+
+    #[test]
+    fn what_user_mode_must_forget_is_forgotten_when_it_is_entered() {
+        let mut guest = Guest::new();
+        let [root, table] = [0x200, 0x201].map(|pfn| guest.frame(pfn));
+        let first = root << 12;
+        guest.domain.ram.store_word(first, table << 12 | PRESENT | WRITE | USER);
+        guest.domain.pages(&mut guest.cpu).pin(root, 4, &mut Nothing).unwrap();
+        guest.cpu.flushed_spaces.clear();
+        // What was forgotten of the address space of user mode, which is entered and left.
+        let forgotten = |guest: &mut Guest| {
+            let flushes = |guest: &Guest| {
+                guest.cpu.flushed_spaces.len() + guest.cpu.flushed_lower_halves.len()
+            };
+            let before = flushes(guest);
+            guest.vcpu.toggle_mode(&mut guest.cpu);
+            let (space, number) = guest.cpu.space;
+            guest.vcpu.toggle_mode(&mut guest.cpu);
+            assert_eq!(space, root << 12);
+            assert_ne!(guest.cpu.space.1, number);
+            flushes(guest) - before
+        };
+        guest.vcpu.new_user_root(&mut guest.cpu, root).unwrap();
+        assert!(guest.cpu.flushed_spaces.is_empty());
+        assert_eq!(forgotten(&mut guest), 1);
+        assert_eq!(forgotten(&mut guest), 0);
+        let take_away = |guest: &mut Guest, entry| {
+            let mut pages = guest.domain.pages(&mut guest.cpu);
+            pages.update(first, entry, Mode::Set, &mut Nothing).unwrap();
+        };
+        take_away(&mut guest, 0);
+        guest.vcpu.new_user_root(&mut guest.cpu, root).unwrap();
+        assert_eq!([forgotten(&mut guest), forgotten(&mut guest)], [1, 0]);
+        take_away(&mut guest, table << 12 | PRESENT | WRITE | USER);
+        take_away(&mut guest, 0);
+        guest.vcpu.flush(&mut guest.cpu, None, None);
+        assert_eq!([forgotten(&mut guest), forgotten(&mut guest)], [1, 0]);
     }
 }

@@ -58,6 +58,8 @@ pub struct XenVcpu {
     /// Machine frames of the top-level tables of kernel and user mode; zero: none.
     pub(crate) kernel_root: u64,
     pub(crate) user_root: u64,
+    /// What is wrong of what is cached of the user mode's is to be forgotten before that is entered.
+    pub(crate) user_root_flushed: bool,
     /// Stack of the kernel when it is entered from user mode.
     pub(crate) kernel_stack: (u16, u64),
     /// GS base of the mode that does not run.
@@ -119,6 +121,7 @@ impl XenVcpu {
             kernel_mode: true,
             kernel_root: 0,
             user_root: 0,
+            user_root_flushed: false,
             kernel_stack: (0, 0),
             other_gs_base: 0,
             traps: Box::new([TrapInfo::default(); 256]),
@@ -187,7 +190,8 @@ impl XenVcpu {
         cpu.set_base(SegmentName::Gs, self.other_gs_base);
         self.other_gs_base = base;
         let root = if self.kernel_mode { self.kernel_root } else { self.user_root };
-        if !self.spaces.knows(root) {
+        let flushed = !self.kernel_mode && std::mem::take(&mut self.user_root_flushed);
+        if flushed || !self.spaces.knows(root) {
             let domain = Arc::clone(&self.domain);
             let pages = domain.pages(cpu);
             self.spaces.renew(cpu, root, &pages);
