@@ -22,9 +22,9 @@ const PARENTS: usize = 4;
 const PLACES: usize = 4;
 /// Pages of an address space that are told one by one.
 const TOLD: usize = 8;
-/// Pages of the upper half that are. To forget so many takes a hundredth of the time in which all that a kernel uses is found
-/// again.
-const TOLD_OF_ALL: usize = 512;
+/// Pages of the upper half that are. To forget so many takes a tenth of the time in which all that a kernel uses is found
+/// again; a kernel that frees or protects memory restricts some hundred to two thousand at a time.
+const TOLD_OF_ALL: usize = 2048;
 
 /// From where a table is reached; empty places hold the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
