@@ -1,7 +1,8 @@
 //! The threads of vCPUs.
 //!
 //! An engine is made on its vCPU's thread, and takes as long to make as other parts of the machine. So the thread begins before the rest of the
-//! machine is there, makes its engine, and waits for its vCPU.
+//! machine is there, makes its engine, and waits for its vCPU. A monitor uses most memory of all while it unpacks a kernel; so that it does
+//! not grow with the number of vCPUs, the engines of several are made only after that.
 
 use crate::control::{Control, Outcome};
 use crate::engine::{EngineConfig, EngineError};
@@ -48,9 +49,10 @@ impl Thread {
             let guard = EndOnPanic(Arc::clone(control));
             let (vcpu, waiting) = channel::<Vcpu>();
             let life = move || {
-                let engine = engine.make(&ram, &own);
+                let make = || engine.make(&ram, &own);
+                let early = (cpus == 1).then(make);
                 let work = match waiting.recv() {
-                    Ok(mut vcpu) => vcpu.run(engine),
+                    Ok(mut vcpu) => vcpu.run(early.unwrap_or_else(make)),
                     Err(_) => Ok(Work::default()),
                 };
                 std::mem::forget(guard);
