@@ -50,6 +50,7 @@ mod far;
 mod flags;
 mod gather;
 mod group;
+mod held;
 mod key;
 mod layout;
 mod liveness;

@@ -11,6 +11,7 @@ use crate::build::{Builder, ColdKind};
 use crate::classify::{Action, class};
 use crate::emit::{Code, Mem, reg};
 use crate::flags::FlagsIn;
+use crate::held;
 use crate::layout;
 use ambos_interpret::exec::native::Class;
 use iced_x86::{Code as Op, Instruction, MemoryOperand, Register};
@@ -137,13 +138,6 @@ fn uses(class: Class) -> bool {
     matches!(class, Class::Sse | Class::Avx | Class::Avx512 | Class::Mmx)
 }
 
-/// Sets ZF unless the state is held.
-fn compare_held(code: &mut Code) {
-    // cmp dword ptr [held], 0
-    code.op(false, &[0x83], 7, Mem::Gs(layout::VECTORS_HELD));
-    code.raw(&[0]);
-}
-
 /// Loads the state from memory. Changes RAX and flags.
 fn load(code: &mut Code) {
     // Loading MXCSR is expensive: only if it differs.
@@ -159,17 +153,16 @@ fn load(code: &mut Code) {
 
 /// At an entry: loads the state if it was held. Changes RAX and flags.
 pub(crate) fn enter(code: &mut Code) {
-    compare_held(code);
-    let not_held = code.jump_if(4, 0);
-    load(code);
-    let here = code.here();
-    code.bind(not_held, here);
+    held::only_if(code, layout::VECTORS_HELD, load);
 }
 
 /// At an exit: stores the state if it is held. Changes RAX and flags.
 pub(crate) fn exit(code: &mut Code) {
-    compare_held(code);
-    let not_held = code.jump_if(4, 0);
+    held::only_if(code, layout::VECTORS_HELD, store);
+}
+
+/// Stores the state to memory. Changes RAX and flags.
+fn store(code: &mut Code) {
     move_registers(code, false);
     mxcsr(code, 3, layout::MXCSR);
     code.op(false, &[0x8b], reg::RAX, Mem::Gs(layout::MXCSR));
@@ -181,11 +174,10 @@ pub(crate) fn exit(code: &mut Code) {
     mxcsr(code, 2, layout::HOST_MXCSR);
     let here = code.here();
     code.bind(harmless, here);
-    code.bind(not_held, here);
 }
 
-/// Generates the stub that loads the state within a block; it goes on at the address in R11, which it loads from where
-/// [`go_to_load`] has put it, and changes flags.
+/// Generates the stub that loads the state within a block. It goes on at the address in R11, which then holds again what
+/// [`go_to_load`] has put aside, and changes flags.
 pub(crate) fn generate(code: &mut Code) -> u64 {
     let start = code.here();
     code.store(Mem::Gs(layout::SPILLED_RAX), reg::RAX);
@@ -230,7 +222,7 @@ impl Builder<'_> {
             let scratch = self.take_scratch(1);
             self.keep_flags(scratch);
         }
-        compare_held(self.code);
+        held::compare(self.code, layout::VECTORS_HELD);
         let displacement = self.code.jump_if(4, 0);
         let ready = self.code.here();
         self.cold(displacement, 0, ColdKind::Vectors { ready });

@@ -12,6 +12,7 @@
 
 use crate::build::Builder;
 use crate::emit::{Code, Mem, reg};
+use crate::held;
 use crate::layout;
 use ambos_interpret::exec::native::Class;
 use iced_x86::{Instruction, Mnemonic};
@@ -80,17 +81,16 @@ fn load(code: &mut Code) {
 
 /// At an entry: loads the state if it was held. Changes RAX, RDX and flags.
 pub(crate) fn enter(code: &mut Code) {
-    compare_held(code);
-    let not_held = code.jump_if(4, 0);
-    load(code);
-    let here = code.here();
-    code.bind(not_held, here);
+    held::only_if(code, layout::X87_HELD, load);
 }
 
 /// At an exit: stores the state if it is held. Changes RAX, RDX and flags.
 pub(crate) fn exit(code: &mut Code) {
-    compare_held(code);
-    let not_held = code.jump_if(4, 0);
+    held::only_if(code, layout::X87_HELD, store);
+}
+
+/// Stores the state to memory. Changes RAX, RDX and flags.
+fn store(code: &mut Code) {
     code.constant(reg::RAX, X87);
     code.constant(reg::RDX, 0);
     code.op(true, &[0x0f, 0xae], XSAVE, Mem::Gs(layout::X87_AREA));
@@ -103,8 +103,6 @@ pub(crate) fn exit(code: &mut Code) {
     for at in POINTERS {
         code.store_imm(Mem::Gs(layout::X87 + at), 0);
     }
-    let here = code.here();
-    code.bind(not_held, here);
 }
 
 /// Generates the stub that loads the state within a block; it goes on at the address in R11 and changes
@@ -122,13 +120,6 @@ pub(crate) fn generate(code: &mut Code) -> u64 {
     start
 }
 
-/// Sets ZF unless the state is held.
-fn compare_held(code: &mut Code) {
-    // cmp dword ptr [held], 0
-    code.op(false, &[0x83], 7, Mem::Gs(layout::X87_HELD));
-    code.raw(&[0]);
-}
-
 impl Builder<'_> {
     /// Sees to it that the host holds the state that instructions of a class need. It changes R11, and flags
     /// that are alive are kept in memory.
@@ -140,7 +131,7 @@ impl Builder<'_> {
         if flags_live {
             self.keep_flags(scratch);
         }
-        compare_held(self.code);
+        held::compare(self.code, layout::X87_HELD);
         let held = self.code.short_jump_if(5);
         let ready = self.code.address(scratch, 0);
         self.code.jump(self.stubs.load_x87);
