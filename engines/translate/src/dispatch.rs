@@ -124,6 +124,9 @@ impl Translator {
         let mut cpu = Cpu::new(ram, attention)?;
         cpu.blocks = BlockCache::bounded(MAX_DECODED);
         cpu.tlb = Box::new(Tlb::in_windows(Arc::clone(&windows)));
+        if options.user_first {
+            cpu.tlb.put_user_first();
+        }
         let slots = Slots {
             bit_index: [7, 15, 31, 63],
             view_mask: VIEW_MASK,
@@ -136,7 +139,7 @@ impl Translator {
         let mut arena = Arena::divided(options.code_cache.max(1 << 20))?;
         let mut code = Code::new();
         code.start(arena.next(Region::Hot) as u64);
-        let sets = std::array::from_fn(SetLayout::new);
+        let sets = std::array::from_fn(|set| SetLayout::new(set, head.cpu.tlb.place(set)));
         let views = match options.views {
             Views::Auto if !has_fast_pext() => Views::Never,
             Views::Never => Views::Never,

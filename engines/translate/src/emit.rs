@@ -61,6 +61,20 @@ pub(crate) const INDEX_BITS: u32 = 16;
 /// Bytes of a window.
 const WINDOW: u32 = 1 << (32 - INDEX_BITS);
 
+/// The bits of a ModR/M byte that say how long the displacement is.
+const NO_DISPLACEMENT: u8 = 0;
+const SHORT_DISPLACEMENT: u8 = 0x40;
+const LONG_DISPLACEMENT: u8 = 0x80;
+
+/// Those for the shortest displacement from a base register. RBP and R13 have none of nothing (SDM volume 2, table 2-5).
+fn mode_for(base: u8, disp: i32) -> u8 {
+    match disp {
+        0 if base & 7 != 5 => NO_DISPLACEMENT,
+        _ if i8::try_from(disp).is_ok() => SHORT_DISPLACEMENT,
+        _ => LONG_DISPLACEMENT,
+    }
+}
+
 impl Code {
     pub(crate) fn new() -> Self {
         let bytes = Vec::with_capacity(4096);
@@ -115,37 +129,38 @@ impl Code {
                 self.raw(&disp.to_le_bytes());
             }
             Mem::GsBase(base, disp) | Mem::Base(base, disp) | Mem::Fs(base, disp) => {
-                let small = i8::try_from(disp);
-                let mode = if small.is_ok() { 0x40 } else { 0x80 };
-                self.raw(&[mode | reg | base & 7]);
+                self.raw(&[mode_for(base, disp) | reg | base & 7]);
                 if base & 7 == 4 {
                     self.raw(&[0x24]);
                 }
-                match small {
-                    Ok(disp) => self.raw(&disp.to_le_bytes()),
-                    Err(_) => self.raw(&disp.to_le_bytes()),
-                }
+                self.distance(base, disp);
             }
             Mem::Sum(base, index) => {
-                // A displacement of zero serves every base register.
-                self.raw(&[0x44 | reg, (index & 7) << 3 | base & 7, 0]);
+                self.raw(&[mode_for(base, 0) | 4 | reg, (index & 7) << 3 | base & 7]);
+                self.distance(base, 0);
             }
             Mem::SumAt(base, index, disp) => {
-                let small = i8::try_from(disp);
-                let mode = if small.is_ok() { 0x40 } else { 0x80 };
-                self.raw(&[mode | 4 | reg, (index & 7) << 3 | base & 7]);
-                match small {
-                    Ok(disp) => self.raw(&disp.to_le_bytes()),
-                    Err(_) => self.raw(&disp.to_le_bytes()),
-                }
+                self.raw(&[mode_for(base, disp) | 4 | reg, (index & 7) << 3 | base & 7]);
+                self.distance(base, disp);
             }
             Mem::GsTable(index, disp) => {
                 self.raw(&[0x04 | reg, 0xc5 | (index & 7) << 3]);
                 self.raw(&disp.to_le_bytes());
             }
             Mem::Scaled(base, index, shift) => {
-                self.raw(&[0x44 | reg, shift << 6 | (index & 7) << 3 | base & 7, 0]);
+                let sib = shift << 6 | (index & 7) << 3 | base & 7;
+                self.raw(&[mode_for(base, 0) | 4 | reg, sib]);
+                self.distance(base, 0);
             }
+        }
+    }
+
+    /// The displacement from `base`, as long as [`mode_for`] says.
+    fn distance(&mut self, base: u8, disp: i32) {
+        match (mode_for(base, disp), disp as i8) {
+            (NO_DISPLACEMENT, _) => {}
+            (SHORT_DISPLACEMENT, short) => self.raw(&short.to_le_bytes()),
+            _ => self.raw(&disp.to_le_bytes()),
         }
     }
 
@@ -409,9 +424,13 @@ mod tests {
     fn templates_decode_as_meant() {
         assert_eq!(text(|c| c.load(11, Mem::Gs(0x40))), "mov %gs:0x40,%r11;");
         assert_eq!(text(|c| c.store(Mem::Gs(0x40), 4)), "mov %rsp,%gs:0x40;");
-        assert_eq!(text(|c| c.load(3, Mem::Sum(10, 11))), "mov (%r10,%r11),%rbx;");
         assert_eq!(text(|c| c.load(3, Mem::SumAt(4, 11, -8))), "mov -8(%rsp,%r11),%rbx;");
         assert_eq!(text(|c| c.load(3, Mem::Fs(4, 8))), "mov %fs:8(%rsp),%rbx;");
+        assert_eq!(text(|c| c.load(3, Mem::Base(10, 0))), "mov (%r10),%rbx;");
+        assert_eq!(text(|c| c.load(3, Mem::GsBase(12, 0))), "mov %gs:(%r12),%rbx;");
+        assert_eq!(text(|c| c.load(3, Mem::Base(13, 0))), "mov (%r13),%rbx;");
+        assert_eq!(text(|c| c.load(3, Mem::Sum(10, 11))), "mov (%r10,%r11),%rbx;");
+        assert_eq!(text(|c| c.load(3, Mem::SumAt(5, 11, 0))), "mov (%rbp,%r11),%rbx;");
         assert_eq!(text(|c| c.store(Mem::Fs(13, -999), 8)), "mov %r8,%fs:-0x3E7(%r13);");
         assert_eq!(text(|c| c.load(8, Mem::SumAt(13, 3, 999))), "mov 0x3E7(%r13,%rbx),%r8;");
         assert_eq!(text(|c| c.load(11, Mem::GsTable(11, 0x80))), "mov %gs:0x80(,%r11,8),%r11;");
@@ -466,7 +485,7 @@ mod tests {
             code.bytes.len() - before
         });
         // The jump to where a window is named is short once another is near that leads there.
-        assert_eq!(lengths, [7 + 12 + 5, 7 + 5, 4 + 12 + 2, 7 + 2]);
+        assert_eq!(lengths, [7 + 12 + 5, 7 + 5, 3 + 12 + 2, 7 + 2]);
         let named = |at: usize| u32::from_le_bytes(code.bytes[at..at + 4].try_into().unwrap());
         assert_eq!(named(3), 0x10 << INDEX_BITS);
         assert_eq!(named(7 + 8), window as u32);

@@ -36,6 +36,9 @@ pub struct Options {
     pub apart: bool,
     /// Which address spaces get views: see [`crate::spaces`].
     pub views: Views,
+    /// Whether it is user accesses, and not the supervisor's, that code is to be short for: the kernel of a deprivileged
+    /// guest is a user.
+    pub user_first: bool,
     /// Whether to keep a map of the translated blocks for Linux's `perf`.
     pub perf_map: bool,
 }
@@ -47,6 +50,7 @@ impl Default for Options {
             threshold: 12,
             apart: false,
             views: Views::Auto,
+            user_first: false,
             perf_map: false,
         }
     }

@@ -64,14 +64,16 @@ impl EngineConfig {
         Self { code_cache: share.max(self.code_cache.min(LEAST_CODE)), ..self }
     }
 
-    /// Makes an engine, in its reset state.
+    /// Makes an engine, in its reset state, for a guest that will be deprivileged or not.
     pub(crate) fn make(
         self,
         ram: &Arc<GuestRam>,
         attention: &Arc<Attention>,
+        deprivileged: bool,
     ) -> Result<Box<dyn Engine>, EngineError> {
         let Self { kind, code_cache, views, perf_map } = self;
-        let options = Options { code_cache, views, perf_map, ..Options::default() };
+        let user_first = deprivileged;
+        let options = Options { code_cache, views, user_first, perf_map, ..Options::default() };
         let translate = || Translator::new(Arc::clone(ram), Arc::clone(attention), options);
         let interpret = || Cpu::new(Arc::clone(ram), Arc::clone(attention));
         Ok(match kind {

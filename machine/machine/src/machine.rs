@@ -326,7 +326,7 @@ impl Machine {
         }
         let engine = engine.shared_by(cpus);
         let control = Arc::default();
-        let threads = Thread::start(cpus, engine, &ram, &control)?;
+        let threads = Thread::start(cpus, engine, &ram, &control, layout.is_some())?;
         let (entry, model) = std::thread::scope(|scope| {
             // To ask the processor takes a millisecond where the host is a guest itself.
             let model = scope.spawn(|| CpuModel::host(cpus));
@@ -390,7 +390,8 @@ impl Machine {
 
     fn load(&mut self) -> Result<Loaded, MachineError> {
         let cpus = self.ledgers.len() as u32;
-        let threads = Thread::start(cpus, self.engine, &self.ram, &self.control)?;
+        let deprivileged = self.layout.is_some();
+        let threads = Thread::start(cpus, self.engine, &self.ram, &self.control, deprivileged)?;
         let entry = load(&self.ram, self.layout, &mut self.boot, cpus, self.video)?;
         Ok(Loaded { entry, threads })
     }

@@ -35,12 +35,13 @@ impl Drop for EndOnPanic {
 }
 
 impl Thread {
-    /// Starts those of `cpus` vCPUs. Should one of them panic, the machine's run ends.
+    /// Starts those of `cpus` vCPUs, which the guest will have deprivileged or not. Should one of them panic, the machine's run ends.
     pub(crate) fn start(
         cpus: u32,
         engine: EngineConfig,
         ram: &Arc<GuestRam>,
         control: &Arc<Control>,
+        deprivileged: bool,
     ) -> Result<Vec<Self>, MachineError> {
         let start = |index: u32| {
             let attention = Arc::<Attention>::default();
@@ -49,7 +50,7 @@ impl Thread {
             let guard = EndOnPanic(Arc::clone(control));
             let (vcpu, waiting) = channel::<Vcpu>();
             let life = move || {
-                let make = || engine.make(&ram, &own);
+                let make = || engine.make(&ram, &own, deprivileged);
                 let early = (cpus == 1).then(make);
                 let work = match waiting.recv() {
                     Ok(mut vcpu) => vcpu.run(early.unwrap_or_else(make)),
@@ -95,7 +96,7 @@ mod tests {
         let ram = Arc::new(GuestRam::new(1 << 20).unwrap());
         let config = EngineConfig { kind: EngineKind::Interpret, ..EngineConfig::default() };
         let control = Arc::default();
-        let threads = Thread::start(2, config, &ram, &control).unwrap();
+        let threads = Thread::start(2, config, &ram, &control, false).unwrap();
         for Thread { vcpu, life, .. } in threads {
             drop(vcpu);
             assert_eq!(life.join().unwrap().unwrap().instructions, 0);

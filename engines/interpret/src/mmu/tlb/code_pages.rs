@@ -8,7 +8,7 @@ impl Tlb {
     /// Says where the current bank has the page of code with a number.
     pub(super) fn set_code_page(&mut self, set: usize, number: u16, page: u64) {
         let current = self.current;
-        let pages = &mut self.bank_mut(current).sets[set].code_pages;
+        let pages = &mut self.set_mut(current, set).code_pages;
         let Some(place) = pages.get_mut(usize::from(number)) else { return };
         if std::mem::replace(place, page) == NO_PAGE {
             self.banks[current].code_pages[set].push(number);
@@ -18,7 +18,7 @@ impl Tlb {
     /// Forgets the pages of code of one set of a bank that `drop` says so of.
     pub(super) fn drop_code_pages(&mut self, bank: usize, set: usize, drop: impl Fn(u64) -> bool) {
         let mut known = std::mem::take(&mut self.banks[bank].code_pages[set]);
-        let pages = &mut self.bank_mut(bank).sets[set].code_pages;
+        let pages = &mut self.set_mut(bank, set).code_pages;
         known.retain(|&number| {
             let place = &mut pages[usize::from(number)];
             let gone = drop(*place);
@@ -36,7 +36,7 @@ impl Tlb {
             let known = &mut self.banks[bank].code_pages[set];
             if let Some(index) = known.iter().position(|&other| other == number) {
                 known.swap_remove(index);
-                self.bank_mut(bank).sets[set].code_pages[usize::from(number)] = NO_PAGE;
+                self.set_mut(bank, set).code_pages[usize::from(number)] = NO_PAGE;
             }
         }
     }

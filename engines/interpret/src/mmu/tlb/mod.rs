@@ -109,6 +109,8 @@ struct BankState {
 #[derive(Debug)]
 pub struct Tlb {
     windows: Arc<Windows>,
+    /// Where each set lies in a bank.
+    places: [usize; SETS],
     banks: [BankState; BANKS],
     fetches: Vec<[Fetches; 2]>,
     /// Where each host page may be written through: at least the write translations of all banks.
@@ -170,6 +172,7 @@ impl Tlb {
     pub fn in_windows(windows: Arc<Windows>) -> Self {
         let mut tlb = Self {
             windows,
+            places: std::array::from_fn(|set| set),
             banks: Default::default(),
             fetches: (0..BANKS).map(|_| [Fetches::new(), Fetches::new()]).collect(),
             writers: Writers::default(),
@@ -214,6 +217,31 @@ impl Tlb {
         unsafe { &mut *(self.windows.tail(bank) as *mut Bank) }
     }
 
+    fn set(&self, bank: usize, set: usize) -> &Set {
+        &self.bank(bank).sets[self.places[set]]
+    }
+
+    fn set_mut(&mut self, bank: usize, set: usize) -> &mut Set {
+        let place = self.places[set];
+        &mut self.bank_mut(bank).sets[place]
+    }
+
+    /// Where a set lies in a bank.
+    pub fn place(&self, set: usize) -> usize {
+        self.places[set]
+    }
+
+    /// Empties the TLB and lets the set of user accesses lie first in banks, before that of the supervisor: generated code
+    /// probes with short displacements what lies there.
+    pub fn put_user_first(&mut self) {
+        for bank in 0..BANKS {
+            self.clear(bank);
+        }
+        self.flush_all();
+        self.places[Self::USER] = 0;
+        self.places[Self::SUPERVISOR] = 1;
+    }
+
     /// The number of the bank in use.
     #[inline(always)]
     pub fn current_bank(&self) -> usize {
@@ -223,7 +251,8 @@ impl Tlb {
     /// The host address that `linear` reads from.
     #[inline(always)]
     pub fn lookup_read(&self, set: usize, linear: u64) -> Option<usize> {
-        let entry = &self.bank(self.current).sets.get(set)?.pages[bank::read_slot(set, linear)];
+        let place = *self.places.get(set)?;
+        let entry = &self.bank(self.current).sets[place].pages[bank::read_slot(set, linear)];
         if entry.key == linear & !0xfff {
             return Some(entry.value + (linear & 0xfff) as usize);
         }
@@ -233,7 +262,8 @@ impl Tlb {
     /// The host address that `linear` writes to.
     #[inline(always)]
     pub fn lookup_write(&self, set: usize, linear: u64) -> Option<usize> {
-        let entry = &self.bank(self.current).sets.get(set)?.pages[bank::write_slot(set, linear)];
+        let place = *self.places.get(set)?;
+        let entry = &self.bank(self.current).sets[place].pages[bank::write_slot(set, linear)];
         if entry.key == linear & !0xfff {
             return Some(entry.value + (linear & 0xfff) as usize);
         }
@@ -241,7 +271,7 @@ impl Tlb {
     }
 
     fn lookup_second(&self, set: usize, cache: Cache, linear: u64) -> Option<usize> {
-        let [_, second] = self.bank(self.current).sets[set].levels(cache);
+        let [_, second] = self.set(self.current, set).levels(cache);
         let entry = second[bank::second_slot(set, linear)];
         (entry.key == linear & !0xfff).then(|| entry.value + (linear & 0xfff) as usize)
     }
@@ -322,7 +352,7 @@ impl Tlb {
             if set == Self::USER && self.views.is_writable(bank, place.page(), host_page) {
                 return true;
             }
-            let levels = self.bank(bank).sets[set].levels(Cache::Write);
+            let levels = self.set(bank, set).levels(Cache::Write);
             let mut entries = levels.into_iter().zip(slots).map(|(level, slot)| level[slot]);
             entries.any(|entry| entry.key == place.page() && entry.value == host_page)
         })
@@ -342,7 +372,7 @@ impl Tlb {
                 // It is barred: see `bar_jumps`.
                 continue;
             }
-            let place = &mut self.bank_mut(current).sets[set].levels_mut(cache)[level][slot];
+            let place = &mut self.set_mut(current, set).levels_mut(cache)[level][slot];
             if std::mem::replace(place, entry).value == 0 {
                 self.banks[current].used[set][cache as usize][level].push(slot as u16);
             }
@@ -421,7 +451,7 @@ impl Tlb {
     fn clear_cache(&mut self, bank: usize, set: usize, cache: Cache) {
         for level in 0..2 {
             let mut used = std::mem::take(&mut self.banks[bank].used[set][cache as usize][level]);
-            let entries = &mut self.bank_mut(bank).sets[set].levels_mut(cache)[level];
+            let entries = &mut self.set_mut(bank, set).levels_mut(cache)[level];
             for slot in used.drain(..).map(usize::from) {
                 entries[slot] = Entry { key: Cache::no_key(slot), value: 0 };
             }
@@ -444,7 +474,7 @@ impl Tlb {
     ) {
         for level in 0..2 {
             let used = std::mem::take(&mut self.banks[bank].used[set][cache as usize][level]);
-            let entries = &mut self.bank_mut(bank).sets[set].levels_mut(cache)[level];
+            let entries = &mut self.set_mut(bank, set).levels_mut(cache)[level];
             for slot in used.iter().copied().map(usize::from) {
                 if entries[slot].value > LISTED && drop(entries[slot]) {
                     entries[slot] = Entry { key: Cache::no_key(slot), value: LISTED };
@@ -500,7 +530,7 @@ impl Tlb {
             if self.views.is_writable(bank, place.page(), host_page) {
                 self.views.hide(bank, place.page());
             }
-            let levels = self.bank_mut(bank).sets[set].levels_mut(Cache::Write);
+            let levels = self.set_mut(bank, set).levels_mut(Cache::Write);
             for (level, slot) in levels.into_iter().zip(slots) {
                 if level[slot].key == place.page() && level[slot].value == host_page {
                     level[slot] = Entry { key: Cache::no_key(slot), value: LISTED };
@@ -521,7 +551,7 @@ impl Tlb {
     /// Drops the translation of one page from a cache.
     fn drop_page(&mut self, bank: usize, set: usize, cache: Cache, page: u64) {
         let slots = cache.slots(set, page);
-        let levels = self.bank_mut(bank).sets[set].levels_mut(cache);
+        let levels = self.set_mut(bank, set).levels_mut(cache);
         for (level, slot) in levels.into_iter().zip(slots) {
             if level[slot].key == page {
                 level[slot] = Entry { key: Cache::no_key(slot), value: LISTED };
@@ -575,7 +605,7 @@ impl Tlb {
                 for level in 0..2 {
                     let mut used =
                         std::mem::take(&mut self.banks[bank].used[set][cache as usize][level]);
-                    let entries = &mut self.bank_mut(bank).sets[set].levels_mut(cache)[level];
+                    let entries = &mut self.set_mut(bank, set).levels_mut(cache)[level];
                     used.retain(|&slot| {
                         let entry = &mut entries[usize::from(slot)];
                         let keep = entry.value > LISTED && is_upper(entry.key);

@@ -312,3 +312,22 @@ fn pages_of_one_address_space_go_with_it() {
     tlb.flush_pcid(1);
     assert_eq!(tlb.lookup_write(Tlb::SUPERVISOR, 0x6000), None);
 }
+
+#[test]
+fn the_set_of_user_accesses_may_lie_first() {
+    let mut tlb = Tlb::new().unwrap();
+    tlb.insert(Tlb::USER, true, false, 0x5000, 0x6_1000);
+    tlb.put_user_first();
+    assert_eq!(tlb.lookup_write(Tlb::USER, 0x5000), None);
+    tlb.insert(Tlb::USER, true, false, 0x5000, 0x6_2000);
+    tlb.insert(Tlb::SUPERVISOR, true, false, 0x5000, 0x6_3000);
+    let bank = tlb.bank(tlb.current_bank());
+    let first = |set: usize| bank.sets[set].pages[bank::write_slot(set, 0x5000)].value;
+    assert_eq!([first(tlb.place(Tlb::USER)), first(0)], [0x6_2000; 2]);
+    assert_eq!(first(1), 0x6_3000);
+    assert_eq!(tlb.lookup_write(Tlb::SUPERVISOR, 0x5000), Some(0x6_3000));
+    tlb.flush_page(0x5000);
+    assert!(
+        [Tlb::USER, Tlb::SUPERVISOR].iter().all(|&set| tlb.lookup_write(set, 0x5000).is_none())
+    );
+}

@@ -351,7 +351,7 @@ impl Tlb {
 
     /// Lets all pages be seen that the first level of the caches of user accesses has.
     pub fn see_all(&mut self, ram: &GuestRam) {
-        let known = &self.bank(self.current).sets[Self::USER].pages;
+        let known = &self.set(self.current, Self::USER).pages;
         let reads = known.iter().step_by(super::bank::PAGE_SLOT_ENTRIES);
         let mut pages: Vec<u64> = reads.map(|entry| entry.key).collect();
         pages.sort_unstable();
