@@ -53,6 +53,7 @@ impl GuestRam {
             let to = end.min(region.start + region.size);
             let Some(length) = to.checked_sub(from).filter(|length| *length > 0) else { continue };
             let offset = region.first_page as u64 * PAGE + (from - region.start);
+            self.leave_small(offset, length);
             if self.punch(offset, length) {
                 let parts = (from..to).step_by(PART as usize);
                 let part =

@@ -16,6 +16,8 @@ pub struct PageFlags {
 impl PageFlags {
     /// Some engine holds decoded or translated code of this page: writes to it must be reported.
     pub const CODE: u8 = 1 << 0;
+    /// A vCPU found the page: see [`crate::GuestRam::note_reached`].
+    pub(crate) const REACHED: u8 = 1 << 1;
 
     pub(crate) fn new(pages: usize) -> Self {
         Self {

@@ -1,5 +1,6 @@
 //! The RAM of one guest.
 
+use crate::large_pages::Reached;
 use crate::mapping::Mapping;
 use crate::{DeviceMemory, PageFlags};
 use rustix::fs::FallocateFlags;
@@ -67,6 +68,7 @@ pub struct GuestRam {
     _mappings: Vec<Mapping>,
     regions: [Region; 2],
     page_flags: PageFlags,
+    pub(crate) reached: Reached,
     size: u64,
     display: Option<DeviceMemory>,
 }
@@ -138,6 +140,7 @@ impl GuestRam {
             _mappings: mappings,
             regions,
             page_flags: PageFlags::new(pages as usize),
+            reached: Reached::new((size >> 12) as usize),
             size,
             display,
         })

@@ -317,6 +317,7 @@ impl Cpu {
             return Ok(HostRange::Device(translation.gpa));
         };
         let host = host_page + (linear & 0xfff) as usize;
+        self.ram.note_reached(ram_page);
         if translation.page_bits > 12 {
             self.tlb.note_large_page(linear, translation.page_bits);
         }
