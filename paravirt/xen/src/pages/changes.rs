@@ -161,7 +161,10 @@ impl Upper {
 
     /// The pages since `epoch`.
     fn since(&self, epoch: u64) -> impl Iterator<Item = u64> + '_ {
-        let later = self.pages.partition_point(|&(count, _)| count <= epoch);
+        let later = match self.last_of_page() > epoch {
+            true => self.pages.partition_point(|&(count, _)| count <= epoch),
+            false => self.pages.len(),
+        };
         self.pages.range(later..).map(|&(_, linear)| linear)
     }
 }

@@ -85,6 +85,9 @@ impl Fetches {
 
     /// Drops a page; returns whether jumps to its code may be cached.
     pub(super) fn remove(&mut self, page: u64) -> bool {
+        if self.pages.is_empty() {
+            return false;
+        }
         let front = &mut self.front[slot(page)];
         if front.0 == page {
             front.0 = NO_PAGE;

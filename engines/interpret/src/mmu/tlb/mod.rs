@@ -550,6 +550,11 @@ impl Tlb {
 
     /// Drops the translation of one page from a cache.
     fn drop_page(&mut self, bank: usize, set: usize, cache: Cache, page: u64) {
+        // A deprivileged guest uses one set; the memory of the others is never touched.
+        let unused = self.banks[bank].used[set][cache as usize].each_ref().map(Vec::is_empty);
+        if unused == [true; 2] {
+            return;
+        }
         let slots = cache.slots(set, page);
         let levels = self.set_mut(bank, set).levels_mut(cache);
         for (level, slot) in levels.into_iter().zip(slots) {

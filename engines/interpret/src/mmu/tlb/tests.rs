@@ -171,6 +171,29 @@ fn the_upper_half_outlives_a_flush_of_the_lower() {
 }
 
 #[test]
+fn what_only_the_first_level_has_is_dropped() {
+    let mut tlb = Tlb::new().unwrap();
+    tlb.tell_halves_apart();
+    let upper = 0xffff_8880_0000_0000_u64;
+    let place = Cache::Read.slots(Tlb::USER, upper);
+    let takes_second = |page: &u64| {
+        let slots = Cache::Read.slots(Tlb::USER, *page);
+        slots[0] != place[0] && slots[1] == place[1]
+    };
+    let lower = (1..1 << 20).map(|page| page << 12).find(takes_second).unwrap();
+    tlb.insert(Tlb::USER, false, false, upper, 0x1000);
+    tlb.insert(Tlb::USER, false, false, lower, 0x2000);
+    for page in 0..LocalPages::MANY as u64 {
+        tlb.insert(Tlb::USER, true, false, 0x7000_0000 + (page << 12), 0x3000);
+    }
+    tlb.flush_lower_half_of(0);
+    assert_eq!(tlb.lookup_read(Tlb::USER, lower), None);
+    assert_eq!(tlb.lookup_read(Tlb::USER, upper), Some(0x1000));
+    tlb.flush_page_of(0, upper);
+    assert_eq!(tlb.lookup_read(Tlb::USER, upper), None);
+}
+
+#[test]
 fn where_halves_are_told_apart_another_address_space_finds_nothing() {
     let mut tlb = Tlb::new().unwrap();
     tlb.tell_halves_apart();

@@ -169,7 +169,7 @@ impl Views {
     /// Hides a page.
     pub(super) fn hide(&mut self, bank: usize, page: u64) {
         let bank = &mut self.banks[bank];
-        if bank.pages.remove(&(page as usize)).is_none() {
+        if bank.pages.is_empty() || bank.pages.remove(&(page as usize)).is_none() {
             return;
         }
         let Some(region) = region(page) else { return };
