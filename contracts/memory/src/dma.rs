@@ -1,6 +1,7 @@
 //! Guest memory as devices reach it on their own: direct memory access.
 
 use crate::{GuestRam, PageFlags};
+use std::sync::atomic::{Ordering, fence};
 use thiserror::Error;
 use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileSlice};
 
@@ -66,6 +67,9 @@ impl GuestRam {
     /// Makes the engines forget code that they hold of `ranges`, after a device wrote there.
     pub fn device_wrote(&self, ranges: &[DmaRange]) {
         let flags = self.page_flags();
+        // Whoever begins to watch a page waits for vCPUs, not for devices: either it sees what was written, or its watch is
+        // seen here.
+        fence(Ordering::SeqCst);
         for range in ranges.iter().filter(|range| range.length > 0) {
             let last = range.address.saturating_add(u64::from(range.length) - 1);
             for page in range.address >> 12..=last >> 12 {
@@ -103,7 +107,7 @@ mod tests {
         let ram = GuestRam::new(1 << 20).unwrap();
         let memory = ram.memory();
         memory.write_slice(&[5; 0x4000], GuestAddress(0x1000)).unwrap();
-        ram.page_flags().set(3, PageFlags::CODE);
+        let _ = ram.page_flags().watch(3);
         ram.release(range(0x1001, 0x2fff));
         for (page, byte) in [(1, 5), (2, 0), (3, 0), (4, 5)] {
             assert_eq!(memory.read_obj::<u8>(GuestAddress(page << 12)).unwrap(), byte, "{page}");
@@ -120,8 +124,8 @@ mod tests {
     fn code_under_a_write_is_stale() {
         let ram = GuestRam::new(1 << 20).unwrap();
         let flags = ram.page_flags();
-        flags.set(2, PageFlags::CODE);
-        flags.set(4, PageFlags::CODE);
+        let _ = flags.watch(2);
+        let _ = flags.watch(4);
         ram.device_wrote(&[range(0x1fff, 2), range(0x3000, 0x1000), range(u64::MAX - 1, 9)]);
         assert_eq!([1, 2, 3, 4].map(|page| flags.version(page)), [0, 1, 0, 0]);
     }

@@ -16,7 +16,7 @@ mod words;
 
 pub use device_memory::DeviceMemory;
 pub use dma::{DmaRange, NotRam};
-pub use page_flags::PageFlags;
+pub use page_flags::{PageFlags, Watch};
 pub use ram::{GuestRam, MemoryError, PCI_HOLE_END, PCI_HOLE_START, Region};
 pub use vm_memory::{
     Bytes, GuestAddress as GuestPhysAddr, GuestMemory, GuestMemoryBackend, GuestMemoryMmap,

@@ -269,7 +269,7 @@ mod tests {
         display.store(0x1004, [1, 2, 3, 4]);
         let (hva, page) = ram.host_page(0xfd00_1004).unwrap();
         assert_eq!((hva & 0xfff, page), (0, 1024 + 1));
-        ram.page_flags().set(page, PageFlags::CODE);
+        let _ = ram.page_flags().watch(page);
         assert_eq!(ram.page_flags().get(page), PageFlags::CODE);
         assert_eq!((ram.host_page(0xfcff_ffff), ram.host_page(0xfd01_0000)), (None, None));
         assert!(!display.show_at(Some(0xfd00_0000)));

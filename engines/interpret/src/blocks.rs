@@ -6,7 +6,7 @@
 
 use crate::decode::MAX_INSTRUCTION;
 use crate::op::Op;
-use ambos_memory::{GuestRam, PageFlags};
+use ambos_memory::GuestRam;
 use rustc_hash::FxHashMap;
 use std::rc::Rc;
 
@@ -171,15 +171,10 @@ impl BlockCache {
         self.ops = 0;
     }
 
-    /// Notes a write of `length` bytes at `offset` of a page with cached code. Returns whether any
-    /// code was dropped.
-    ///
-    /// The page's version moves on, which makes the other vCPUs' blocks of it stale as well, unless
-    /// this vCPU is sure that nobody has code at these bytes: it knows only its own.
-    pub fn written(&mut self, ram: &GuestRam, ram_page: usize, offset: u64, length: u64) -> bool {
-        let _ = (offset, length);
-        ram.page_flags().clear(ram_page, PageFlags::CODE);
-        ram.page_flags().bump_version(ram_page);
+    /// Notes that a page with cached code is about to be written to, or has just been, and drops that code. The page's version
+    /// moves on, which makes the other vCPUs' blocks of it stale as well.
+    pub fn written(&mut self, ram: &GuestRam, ram_page: usize) {
+        ram.page_flags().note_write(ram_page);
         for key in self.by_page.remove(&ram_page).unwrap_or_default() {
             if let Some(block) = self.blocks.remove(&key) {
                 self.ops -= block.ops.len();
@@ -187,7 +182,6 @@ impl BlockCache {
             }
             self.drop_front(key);
         }
-        true
     }
 }
 
@@ -210,7 +204,7 @@ mod tests {
         cache.insert(key(1), 1, 0, Vec::new(), 1);
         cache.forget(key(2));
         assert!(cache.get(key(1), 0).is_some());
-        cache.written(&ram, 1, 0, 1);
+        cache.written(&ram, 1);
         assert!(cache.get(key(1), 0).is_none());
         assert_eq!(cache.ops, 0);
     }

@@ -7,7 +7,6 @@ use crate::exit::{Exit, Fault};
 use crate::mmu::Access;
 use ambos_hostcode::mem;
 use ambos_intercept::Intercept;
-use ambos_memory::PageFlags;
 use ambos_vcpu::Platform;
 use iced_x86::{Decoder, DecoderError, DecoderOptions};
 use std::rc::Rc;
@@ -100,6 +99,20 @@ impl Cpu {
         Ok(CodePage { gpa_page, host_page, ram_page })
     }
 
+    /// Sees to it that writes to a page of code are noticed: only then may its bytes be read. Returns the code version that
+    /// these are of.
+    pub fn watch_page(&mut self, platform: &mut dyn Platform, page: CodePage) -> u32 {
+        let (version, watch) = self.ram.page_flags().watch(page.ram_page);
+        if let Some(watch) = watch {
+            self.tlb.protect_host_page(page.host_page);
+            platform.flush_others();
+            // Others may have waited for this vCPU meanwhile.
+            self.serve_flush();
+            self.ram.page_flags().watched(watch);
+        }
+        version
+    }
+
     fn decode_block(
         &mut self,
         platform: &mut dyn Platform,
@@ -111,14 +124,7 @@ impl Cpu {
         }
         platform.ledger().count(Intercept::Translation);
         let page = self.code_page(platform, linear)?;
-        // From here on writes to the page are noticed; only then may its bytes be read.
-        if self.ram.page_flags().set(page.ram_page, PageFlags::CODE) & PageFlags::CODE == 0 {
-            self.tlb.protect_host_page(page.host_page);
-            platform.flush_others();
-            // Others may have waited for this vCPU meanwhile.
-            self.serve_flush();
-        }
-        let version = self.ram.page_flags().version(page.ram_page);
+        let version = self.watch_page(platform, page);
         let offset = (linear & 0xfff) as usize;
         let mut bytes = [0; MOST_BYTES];
         let bytes = &mut bytes[..MOST_BYTES.min(0x1000 - offset)];

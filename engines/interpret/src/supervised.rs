@@ -279,7 +279,7 @@ impl GuestCpu for Cpu {
             let (part, after) = rest.split_at(first_part(at, rest.len()));
             let (host, noted) = self.supervised_page(at, true)?;
             if let Some(page) = noted {
-                self.note_code_write(page, at & 0xfff, part.len() as u64);
+                self.note_code_write(page);
             }
             #[expect(unsafe_code, reason = "guest RAM is shared with other vCPUs")]
             // SAFETY: `host` lies in mapped RAM and the part ends inside its page.
@@ -349,7 +349,7 @@ impl GuestCpu for Cpu {
 
     fn wrote_frame(&mut self, gpa: u64) {
         if let Some((_, page)) = self.ram.host_page(gpa) {
-            self.note_code_write(page, 0, 0x1000);
+            self.note_code_write(page);
             self.leave_block = false;
         }
     }

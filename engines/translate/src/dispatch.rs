@@ -27,7 +27,7 @@ use ambos_interpret::cpu::RIP;
 use ambos_interpret::exec::native::Class;
 use ambos_interpret::fetch::CodePage;
 use ambos_interpret::mmu::{BANK_WINDOW, BANKS, GUARD_MASK, SETS, Tlb, VIEW_MASK};
-use ambos_memory::{GuestRam, PageFlags};
+use ambos_memory::GuestRam;
 use ambos_vcpu::{Attention, Control, CpuState, Engine, Platform, Request, Stop};
 use ambos_x86::{Cr4, Efer, gpr, xstate};
 use std::collections::HashSet;
@@ -332,14 +332,7 @@ impl Translator {
     /// Sees to it that writes to a page are noticed: only then may code be made of its bytes. Returns the
     /// code version that such code is of.
     fn watch(&mut self, platform: &mut dyn Platform, page: CodePage) -> u32 {
-        let ram = Arc::clone(&self.head.cpu.ram);
-        let version = ram.page_flags().version(page.ram_page);
-        if ram.page_flags().set(page.ram_page, PageFlags::CODE) & PageFlags::CODE == 0 {
-            self.head.cpu.tlb.protect_host_page(page.host_page);
-            platform.flush_others();
-            // Others may have waited for this vCPU meanwhile.
-            self.head.cpu.serve_flush();
-        }
+        let version = self.head.cpu.watch_page(platform, page);
         if self.cache.is_outdated(page.ram_page, version) {
             self.invalidate(page.ram_page);
         }

@@ -326,7 +326,7 @@ impl Cpu {
         }
         if watched {
             if access.write {
-                self.note_code_write(ram_page, linear & 0xfff, length as u64);
+                self.note_code_write(ram_page);
             }
             return Ok(HostRange::Ram(host));
         }
@@ -336,7 +336,7 @@ impl Cpu {
         if access.write || translation.write_ready {
             let code = self.ram.page_flags().get(ram_page) & PageFlags::CODE != 0;
             if code && access.write {
-                self.note_code_write(ram_page, linear & 0xfff, length as u64);
+                self.note_code_write(ram_page);
             } else if !code {
                 self.tlb.insert(set, true, translation.global, linear, host_page);
             }
@@ -344,11 +344,10 @@ impl Cpu {
         Ok(HostRange::Ram(host))
     }
 
-    /// Drops cached code that `length` bytes written at `offset` of a RAM page overlap.
-    pub fn note_code_write(&mut self, ram_page: usize, offset: u64, length: u64) {
-        if self.ram.page_flags().get(ram_page) & PageFlags::CODE != 0
-            && self.blocks.written(&self.ram, ram_page, offset, length)
-        {
+    /// Drops cached code of a RAM page that is about to be written to, or has just been.
+    pub fn note_code_write(&mut self, ram_page: usize) {
+        if self.ram.page_flags().get(ram_page) & PageFlags::CODE != 0 {
+            self.blocks.written(&self.ram, ram_page);
             self.leave_block = true;
             // Bounded for those who never take them out.
             if self.code_writes.len() < 1024 {

@@ -227,6 +227,6 @@ impl Cpu {
                 u32::compare_exchange(at, entry as u32, (entry | bits) as u32);
             }
         }
-        self.note_code_write(ram_page, address & 0xfff, bytes);
+        self.note_code_write(ram_page);
     }
 }
