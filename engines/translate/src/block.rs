@@ -73,7 +73,7 @@ pub(crate) struct Block<'a> {
 }
 
 /// Addresses where a block is entered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Entries {
     /// Where the one from anywhere has noted the address.
     pub(crate) arrived: u64,

@@ -4,6 +4,7 @@
 //! translator's scratch registers, and the guest's are at home in memory. An instruction that names
 //! them gets them loaded; what is loaded stays so until a scratch register is needed.
 
+use crate::block::Entries;
 use crate::classify::Action;
 use crate::counting::Counting;
 use crate::emit::{Code, Mem, reg};
@@ -69,21 +70,8 @@ pub(crate) struct Source<'a> {
 /// A finished block.
 #[derive(Debug, Default)]
 pub(crate) struct Built {
-    /// Addresses of the entries. The one from anywhere, with the linear address in R10 and the flags in memory, is
-    /// the block's first; here it has noted the address.
-    pub(crate) arrived: u64,
-    /// From another page, with the flags in memory.
-    pub(crate) far: u64,
-    /// From a later place in the same page, if it has that yet: looks whether something wants attention.
-    pub(crate) polling: Option<u64>,
-    /// From the same page, past the look for the vector state.
-    pub(crate) ready: Option<u64>,
-    /// What enters it must leave the flags as they are.
-    pub(crate) needs_flags: bool,
-    /// From an earlier place in the same page.
-    pub(crate) body: u64,
-    /// The straight path has the flags in memory: entries from the same page save them first.
-    pub(crate) saves_flags: bool,
+    /// The entries. The one from anywhere, with the linear address in R10 and the flags in memory, is the block's first.
+    pub(crate) entries: Entries,
     /// The places where it leaves.
     pub(crate) sites: Vec<Placed>,
     /// The instructions for the interpreter that they name.

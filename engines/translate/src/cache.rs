@@ -164,16 +164,7 @@ impl Cache {
         if apart {
             self.steps.add(&built.parts, built.live_after);
         }
-        let entries = Entries {
-            arrived: built.arrived,
-            far: built.far,
-            body: built.body,
-            polling: built.polling,
-            ready: built.ready,
-            needs_flags: built.needs_flags,
-            saves_flags: built.saves_flags,
-        };
-        entries.write(&mut self.bytes, &mut self.forms, start);
+        built.entries.write(&mut self.bytes, &mut self.forms, start);
         let ops: Vec<u32> =
             built.ops.into_iter().map(|decoded| self.ops.number(decoded, key.mode)).collect();
         let mut sites = built.sites;
@@ -294,10 +285,13 @@ mod tests {
         let kind = Kind::Link { patch: start + 7, target: 0x20 };
         let part = Part { host: 5, guest, length: 2, live: 0, goes_on: false, after: false };
         let built = Built {
-            arrived: start,
-            far: start + 5,
-            body: start + 5,
-            ready: (guest == 0x800).then_some(start + 11),
+            entries: Entries {
+                arrived: start,
+                far: start + 5,
+                body: start + 5,
+                ready: (guest == 0x800).then_some(start + 11),
+                ..Entries::default()
+            },
             parts: vec![part],
             sites: vec![Placed { part: 0, offset: guest, kind }],
             ..Built::default()

@@ -56,7 +56,7 @@ impl Builder<'_> {
         }
         let backward = target <= self.offset;
         let entry = match u64::from(target) == self.source.linear & 0xfff {
-            true => self.built.polling,
+            true => self.built.entries.polling,
             false => (self.source.linked)(target, [backward, self.holds_vectors()]),
         };
         self.counters.links += u64::from(entry.is_some());

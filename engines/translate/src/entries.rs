@@ -38,7 +38,7 @@ impl Builder<'_> {
         self.loops_with_vectors = loops && self.vectors_at == Some(0);
         self.head = Head { needs_flags: live != 0, saved, poll: None };
         if self.source.absolute {
-            self.built.arrived = self.code.here();
+            self.built.entries.arrived = self.code.here();
             if live == 0 || saved {
                 // Room for a jump in place of this entry alone.
                 self.code.raw(&[0x0f, 0x1f, 0x44, 0, 0]);
@@ -46,20 +46,20 @@ impl Builder<'_> {
         } else {
             let back = -((self.source.linear & 0xfff) as i32);
             self.code.lea(reg::R11, Mem::Base(reg::R10, back));
-            self.built.arrived = self.code.here();
+            self.built.entries.arrived = self.code.here();
             self.code.store(Mem::Gs(layout::CODE_BASE), reg::R11);
         }
         if loops && !self.loops_with_vectors {
-            self.built.polling = Some(self.code.here());
+            self.built.entries.polling = Some(self.code.here());
             self.head.poll = Some(self.poll_gate());
         }
-        self.built.far = self.code.here();
+        self.built.entries.far = self.code.here();
         if saved {
             self.flags = FlagsIn::Memory;
         } else if live != 0 {
             self.load_kept_flags(Some(reg::R11));
         }
-        self.built.body = self.code.here();
+        self.built.entries.body = self.code.here();
     }
 
     /// Whether a block leads back to its start.
@@ -75,11 +75,11 @@ impl Builder<'_> {
     pub(crate) fn begin_ready(&mut self) {
         if self.loops_with_vectors {
             let over = self.code.short_jump();
-            self.built.polling = Some(self.code.here());
+            self.built.entries.polling = Some(self.code.here());
             self.head.poll = Some(self.poll_gate());
             self.code.land(over);
         }
-        self.built.ready = Some(self.code.here());
+        self.built.entries.ready = Some(self.code.here());
     }
 
     /// Whether a block that needs flags saves them, for a probe or where it goes to another page, before an
@@ -133,11 +133,11 @@ impl Builder<'_> {
             self.cold.bind(poll, here);
             leave_before(self.code, self.source.block, self.stubs.before);
         }
-        self.built.needs_flags = needs_flags;
-        self.built.saves_flags = saved;
+        self.built.entries.needs_flags = needs_flags;
+        self.built.entries.saves_flags = saved;
         if saved {
-            let body = self.built.body;
-            self.built.body = self.code.here();
+            let body = self.built.entries.body;
+            self.built.entries.body = self.code.here();
             self.flags = FlagsIn::Host;
             self.keep_flags(reg::R11);
             self.code.jump(body);

@@ -6,8 +6,8 @@
 //!
 //! Where to find what:
 //!
-//! - [`dispatch`]: the loop between blocks, finding and translating them. [`exits`]: what each exit of
-//!   translated code wants and how the run goes on.
+//! - [`dispatch`]: the loop between blocks. [`finding`], [`translating`]: what runs next, found or made now. [`current`]:
+//!   what has changed. [`exits`]: what each exit of translated code wants and how the run goes on.
 //! - [`cache`]: which blocks there are; invalidation. [`directory`], [`key`]: where in guest code they are. [`block`],
 //!   [`records`], [`ops`]: what is known of each. [`cold`]: what is not translated yet. [`site`]: the places where blocks
 //!   leave; [`recent`]: those where they did lately.
@@ -41,12 +41,14 @@ mod control;
 mod copy;
 mod counting;
 mod counts;
+mod current;
 mod directory;
 mod dispatch;
 mod emit;
 mod entries;
 mod exits;
 mod far;
+mod finding;
 mod flags;
 mod gather;
 mod group;
@@ -75,6 +77,7 @@ mod strings;
 mod stubs;
 mod syscalls;
 mod system;
+mod translating;
 mod ungrouped;
 mod vectors;
 mod views;
