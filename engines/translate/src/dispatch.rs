@@ -253,11 +253,8 @@ impl Translator {
         let block = self.cache.block(block);
         let (external, Key { mode, tail, groups, .. }) = (block.start, block.key());
         let mode = mode & !CODE_SEEN;
-        if mode & VIEWS != 0 {
-            self.seeing[bank] = true;
-            self.head.slots.sees = 1;
-        }
         let code_page = block.variant.code_page();
+        self.expect_views(mode);
         if self.options.apart || !groups {
             self.head.slots.scratch[0] = rip;
             return external;
@@ -271,11 +268,44 @@ impl Translator {
         external
     }
 
+    /// The mode and the entry of the block at the instruction pointer if the jump cache in use has it: most often, code goes
+    /// on where it has gone on before. Nothing must want attention.
+    #[inline]
+    fn known_entry(&mut self) -> Option<(u32, u64)> {
+        let cpu = &self.head.cpu;
+        let pending = !cpu.attention.pending().is_empty();
+        if pending
+            || self.ungrouped
+            || self.awaited.is_some()
+            || self.options.apart
+            || !cpu.is_64bit()
+        {
+            return None;
+        }
+        let mode = self.mode()?;
+        let cpu = &self.head.cpu;
+        let (bank, set) = (cpu.tlb.current_bank(), cpu.mmu_index);
+        let prepared = mode & VIEWS == 0 || cpu.tlb.is_prepared(self.spaces.root);
+        if self.jump_modes[bank][set] != mode || !prepared {
+            return None;
+        }
+        let entry = cpu.tlb.lookup_jump(set, cpu.native.gpr[RIP])?;
+        Some((mode, entry as u64))
+    }
+
+    /// Prepares for code of a mode, which may reach operands through views.
+    fn expect_views(&mut self, mode: u32) {
+        if mode & VIEWS != 0 {
+            self.seeing[self.head.cpu.tlb.current_bank()] = true;
+            self.head.slots.sees = 1;
+        }
+    }
+
     /// Lets a run of translated code begin without views, for which entries and exits need not change the base of FS, some
     /// twenty nanoseconds.
     ///
     /// Code that reaches operands through views would reach the monitor's memory without. It begins to run in a bank
-    /// only if [`Translator::enter_from_anywhere`] has been asked for such a block there: in this run, or before, and then
+    /// only if [`Translator::expect_views`] has been told of such a mode there: in this run, or before, and then
     /// the jump caches of the bank are filled for a mode with views, until they are emptied for one without. Once there is
     /// such code in a run, there is until its end, however banks change.
     fn see_nothing(&mut self) {
@@ -302,15 +332,24 @@ impl Translator {
         if self.awaited.is_some() {
             self.see_awaited(platform);
         }
-        self.give_state();
-        self.head.slots.x87_held = 0;
-        self.see_nothing();
+        self.begin_run();
         let mut pc = self.enter_from_anywhere(block);
         if !self.head.cpu.attention.pending().is_empty() {
             // What wants attention cannot be served yet: go on without polling for it.
             pc = self.cache.block(block).entries().body;
             self.head.slots.code_base = self.head.cpu.native.gpr[RIP] & !0xfff;
         }
+        self.run_from(platform, pc)
+    }
+
+    fn begin_run(&mut self) {
+        self.give_state();
+        self.head.slots.x87_held = 0;
+        self.see_nothing();
+    }
+
+    /// The same from an entry of code.
+    fn run_from(&mut self, platform: &mut dyn Platform, mut pc: u64) -> Option<Stop> {
         let stop = loop {
             let site = self.execute(pc);
             match self.serve(platform, site) {
@@ -369,6 +408,16 @@ impl Engine for Translator {
                 }
             }
             self.keep_current();
+            if let Some((mode, entry)) = self.known_entry() {
+                self.begin_run();
+                self.expect_views(mode);
+                self.head.slots.vectors_held = 0;
+                self.head.slots.scratch[0] = self.head.cpu.native.gpr[RIP];
+                if let Some(stop) = self.run_from(platform, entry) {
+                    return stop;
+                }
+                continue;
+            }
             let stop = match self.find(platform) {
                 Some(block) => self.run_translated(platform, block),
                 None => {

@@ -38,8 +38,14 @@ impl Translator {
     pub(crate) fn serve(&mut self, platform: &mut dyn Platform, site: u32) -> Next {
         if site == second::BARRED {
             self.take_flags_from(true);
-            self.head.cpu.native.gpr[RIP] = self.head.slots.scratch[0];
+            let target = self.head.slots.scratch[0];
+            self.head.cpu.native.gpr[RIP] = target;
             self.run.left = true;
+            if self.head.cpu.attention.pending().is_empty() {
+                // The code that the jump cache has is stale.
+                let set = self.head.cpu.mmu_index;
+                self.head.cpu.tlb.forget_jump(set, target);
+            }
             return Next::Boundary;
         }
         if site == stubs::BEFORE {

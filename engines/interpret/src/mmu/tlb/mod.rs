@@ -420,6 +420,23 @@ impl Tlb {
         }
     }
 
+    /// The generated code for `linear` that the current bank's jump cache has in its first level.
+    #[inline]
+    pub fn lookup_jump(&self, set: usize, linear: u64) -> Option<usize> {
+        let place = *self.places.get(set)?;
+        let entry = self.bank(self.current).sets[place].jumps[jump_slot(linear)];
+        // What bars a slot is no code for the address that it has.
+        (entry.key == linear && linear != BARRED_JUMP && entry.value > LISTED)
+            .then_some(entry.value)
+    }
+
+    /// Drops the generated code for `linear` from the current bank's jump cache.
+    pub fn forget_jump(&mut self, set: usize, linear: u64) {
+        if set < SETS && linear != BARRED_JUMP {
+            self.drop_key(self.current, set, Cache::Jumps, linear);
+        }
+    }
+
     /// Empties the jump caches of every bank.
     pub fn clear_all_jumps(&mut self) {
         for bank in 0..BANKS {
@@ -544,21 +561,21 @@ impl Tlb {
         self.changes += 1;
         if set < SETS && bank < BANKS {
             self.views.hide(bank, linear & !0xfff);
-            self.drop_page(bank, set, Cache::Write, linear & !0xfff);
+            self.drop_key(bank, set, Cache::Write, linear & !0xfff);
         }
     }
 
-    /// Drops the translation of one page from a cache.
-    fn drop_page(&mut self, bank: usize, set: usize, cache: Cache, page: u64) {
+    /// Drops what has a key from a cache.
+    fn drop_key(&mut self, bank: usize, set: usize, cache: Cache, key: u64) {
         // A deprivileged guest uses one set; the memory of the others is never touched.
         let unused = self.banks[bank].used[set][cache as usize].each_ref().map(Vec::is_empty);
         if unused == [true; 2] {
             return;
         }
-        let slots = cache.slots(set, page);
+        let slots = cache.slots(set, key);
         let levels = self.set_mut(bank, set).levels_mut(cache);
         for (level, slot) in levels.into_iter().zip(slots) {
-            if level[slot].key == page {
+            if level[slot].key == key {
                 level[slot] = Entry { key: Cache::no_key(slot), value: LISTED };
             }
         }
@@ -705,7 +722,7 @@ impl Tlb {
         self.views.hide(bank, page);
         for set in 0..SETS {
             for cache in [Cache::Read, Cache::Write] {
-                self.drop_page(bank, set, cache, page);
+                self.drop_key(bank, set, cache, page);
             }
         }
         for user in [false, true] {

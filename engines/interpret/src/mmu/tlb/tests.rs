@@ -354,3 +354,25 @@ fn the_set_of_user_accesses_may_lie_first() {
         [Tlb::USER, Tlb::SUPERVISOR].iter().all(|&set| tlb.lookup_write(set, 0x5000).is_none())
     );
 }
+
+#[test]
+fn jumps_are_found_until_they_are_forgotten() {
+    let mut tlb = Tlb::new().unwrap();
+    tlb.bar_jumps(77);
+    for linear in [0x7010, BARRED_JUMP] {
+        tlb.insert_fetch(true, false, linear & !0xfff, 0, 0, 0);
+        tlb.set_jump(Tlb::USER, linear, false, 99, None);
+    }
+    assert_eq!(tlb.lookup_jump(Tlb::USER, 0x7010), Some(99));
+    assert_eq!(tlb.lookup_jump(Tlb::SUPERVISOR, 0x7010), None);
+    // What bars the jump cache leads nowhere, and stays.
+    assert_eq!(tlb.lookup_jump(Tlb::USER, BARRED_JUMP), None);
+    tlb.forget_jump(Tlb::USER, BARRED_JUMP);
+    assert_eq!(tlb.bank(0).sets[Tlb::USER].jumps[0].value, 77);
+    tlb.forget_jump(Tlb::USER, 0x7010);
+    assert_eq!(tlb.lookup_jump(Tlb::USER, 0x7010), None);
+    tlb.set_jump(Tlb::USER, 0x7010, false, 98, None);
+    tlb.flush_page(0x7000);
+    assert_eq!(tlb.lookup_jump(Tlb::USER, 0x7010), None);
+    assert_eq!(tlb.lookup_jump(Tlb::USER_ALIGNED, 0x7010), None);
+}
