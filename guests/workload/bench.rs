@@ -4,7 +4,7 @@ use crate::output::{self, Digits};
 use crate::{mark, sys};
 
 /// Linux's number of the clock that is never set.
-const CLOCK_MONOTONIC: usize = 1;
+pub(crate) const CLOCK_MONOTONIC: usize = 1;
 /// Most repetitions whose results are kept.
 const LIMIT: usize = 64;
 

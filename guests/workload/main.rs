@@ -34,6 +34,7 @@ mod output;
 mod process;
 mod sys;
 mod timer;
+mod vdso;
 mod vsock;
 
 use bench::{Bench, Failure};

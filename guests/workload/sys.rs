@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "system calls and the entry point")]
 
 use core::arch::{asm, global_asm};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// An error number of the kernel, negative.
 pub(crate) type Errno = i32;
@@ -90,6 +91,13 @@ pub(crate) fn load(address: usize) -> usize {
     unsafe { (address as *const usize).read_volatile() }
 }
 
+/// Reads a byte that was mapped.
+#[inline(always)]
+pub(crate) fn load_byte(address: usize) -> u8 {
+    // SAFETY: the address lies in a mapping.
+    unsafe { (address as *const u8).read_volatile() }
+}
+
 /// Writes a word that was mapped.
 #[inline(always)]
 pub(crate) fn store(address: usize, value: usize) {
@@ -102,6 +110,29 @@ pub(crate) fn run(address: usize) -> u32 {
     // SAFETY: the memory is executable and holds a function that returns a number and changes no other
     // register.
     unsafe { core::mem::transmute::<usize, extern "C" fn() -> u32>(address)() }
+}
+
+/// What the kernel's function at `address` for reading a clock says of the clock `clock`, in nanoseconds.
+#[inline(always)]
+pub(crate) fn nanoseconds_by(address: usize, clock: usize) -> u64 {
+    let mut time = [0u64; 2];
+    // SAFETY: the address is that of `clock_gettime` in the object that the kernel maps into each program.
+    unsafe {
+        let read: extern "C" fn(usize, *mut [u64; 2]) -> i32 = core::mem::transmute(address);
+        read(clock, &raw mut time);
+    }
+    time[0].wrapping_mul(1_000_000_000).wrapping_add(time[1])
+}
+
+/// Where the object is that the kernel maps into each program; zero if it maps none.
+static VDSO: AtomicUsize = AtomicUsize::new(0);
+
+/// The address of the function `name` in the object that the kernel maps into each program.
+pub(crate) fn kernel_function(name: &str) -> Option<usize> {
+    match VDSO.load(Ordering::Relaxed) {
+        0 => None,
+        object => crate::vdso::function(object, name),
+    }
 }
 
 /// Room for a path or an argument with the NUL that ends it.
@@ -136,12 +167,14 @@ global_asm!(
 
 /// Most arguments that the program looks at.
 const ARGUMENTS: usize = 48;
+/// The entry of the auxiliary vector that says where the object is (`AT_SYSINFO_EHDR`).
+const VDSO_ENTRY: usize = 33;
 
 /// What follows the entry: `stack` is the stack as the kernel left it.
 extern "C" fn enter(stack: *const usize) -> ! {
     let mut arguments = [""; ARGUMENTS];
-    // SAFETY: the kernel puts the number of arguments, then their addresses, onto the stack
-    // (System V ABI, 3.4.1); each ends with a NUL and stays where it is.
+    // SAFETY: the kernel puts the number of arguments, then their addresses, onto the stack, then what is looked through
+    // below (System V ABI, 3.4.1); each argument ends with a NUL and stays where it is.
     let count = unsafe {
         let count = (*stack).min(ARGUMENTS);
         for (index, slot) in arguments[..count].iter_mut().enumerate() {
@@ -152,6 +185,16 @@ extern "C" fn enter(stack: *const usize) -> ! {
             }
             *slot = core::str::from_utf8(core::slice::from_raw_parts(start, length)).unwrap_or("");
         }
+        // Behind the arguments, and behind the environment, each ended by a zero, are pairs of words.
+        let mut at = stack.add(1 + *stack + 1);
+        while *at != 0 {
+            at = at.add(1);
+        }
+        at = at.add(1);
+        while *at != 0 && *at != VDSO_ENTRY {
+            at = at.add(2);
+        }
+        VDSO.store(if *at == VDSO_ENTRY { *at.add(1) } else { 0 }, Ordering::Relaxed);
         count
     };
     exit(crate::main(&arguments[..count]))

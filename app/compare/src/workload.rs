@@ -201,7 +201,7 @@ pub const WORKLOADS: &[Workload] = &[
         "protecting, unmapping and remapping a page",
     ),
     workload("timer", Class::Time, Measure::Time, Need::Nothing, "a sleep of 100 µs"),
-    workload("clock", Class::Time, Measure::Time, Need::Nothing, "reading the time"),
+    workload("clock", Class::Time, Measure::Time, Need::Nothing, "reading the time as programs do"),
     workload("disk-random", Class::Disk, Measure::Time, Need::Disk, "reading 4 KiB anywhere"),
     workload(
         "disk-sequential",
