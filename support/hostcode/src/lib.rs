@@ -30,7 +30,7 @@ pub mod windows;
 pub use alu::Word;
 pub use arena::{Arena, ArenaError};
 pub use guard::{HostFault, ThunkFrame};
-pub use large::prefer_large_pages;
+pub use large::{make_large, prefer_large_pages};
 pub use low::LowWord;
 pub use stage::Stage;
 pub use views::View;

@@ -51,6 +51,7 @@ impl LowWord {
 impl Deref for LowWord {
     type Target = AtomicU32;
 
+    #[inline]
     fn deref(&self) -> &AtomicU32 {
         // SAFETY: the mapping is readable and writable as long as the value lives, and aligned to a page.
         unsafe { self.0.as_ref() }
