@@ -363,6 +363,26 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
+    fn the_supervisor_reads_what_it_wrote_wherever_that_lies() {
+        let ram = Arc::new(GuestRam::new(1 << 20).unwrap());
+        let mut cpu = Cpu::new(ram, Arc::new(Attention::default())).unwrap();
+        cpu.begin_supervised();
+        for length in [1, 2, 4, 7, 8, 9, 16, 24, 64, 65, 5000] {
+            for at in (0x5fc0..0x6008).chain([0x5000 - length as u64]) {
+                let written: Vec<u8> = (0..length).map(|byte| (byte + length) as u8 | 1).collect();
+                GuestCpu::write(&mut cpu, at - 1, &vec![0; length + 2]).unwrap();
+                GuestCpu::write(&mut cpu, at, &written).unwrap();
+                let mut read = vec![9; length + 2];
+                GuestCpu::read(&mut cpu, at - 1, &mut read).unwrap();
+                assert_eq!(read, [&[0], &written[..], &[0]].concat(), "{length} at {at:#x}");
+                let mut exact = vec![9; length];
+                GuestCpu::read(&mut cpu, at, &mut exact).unwrap();
+                assert_eq!(exact, written);
+            }
+        }
+    }
+
+    #[test]
     fn what_the_supervisor_writes_hides_no_write_of_the_guest_from_its_journal() {
         let ram = Arc::new(GuestRam::new(1 << 20).unwrap());
         let mut cpu = Cpu::new(ram, Arc::new(Attention::default())).unwrap();

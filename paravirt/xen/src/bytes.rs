@@ -33,30 +33,43 @@ pub(crate) fn write(cpu: &mut dyn GuestCpu, at: u64, bytes: &[u8]) -> Result<(),
     cpu.write(at, bytes).map_err(|_| Errno::EFAULT)
 }
 
-/// A number of `N` bytes at `offset`; zero past the end.
-fn number(bytes: &[u8], offset: usize, size: usize) -> u64 {
-    let part = bytes.get(offset..offset + size).unwrap_or_default();
-    part.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
+/// The `N` bytes at `offset`; zeroes past the end.
+#[inline]
+fn part<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
+    let rest = bytes.get(offset..).unwrap_or_default();
+    rest.first_chunk().copied().unwrap_or([0; N])
 }
 
 /// The 16-bit number at `offset`.
+#[inline]
 pub(crate) fn u16_at(bytes: &[u8], offset: usize) -> u16 {
-    number(bytes, offset, 2) as u16
+    u16::from_le_bytes(part(bytes, offset))
 }
 
 /// The 32-bit number at `offset`.
+#[inline]
 pub(crate) fn u32_at(bytes: &[u8], offset: usize) -> u32 {
-    number(bytes, offset, 4) as u32
+    u32::from_le_bytes(part(bytes, offset))
 }
 
 /// The 64-bit number at `offset`.
+#[inline]
 pub(crate) fn u64_at(bytes: &[u8], offset: usize) -> u64 {
-    number(bytes, offset, 8)
+    u64::from_le_bytes(part(bytes, offset))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_read_where_there_are_enough_bytes() {
+        let bytes = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+        assert_eq!((u16_at(&bytes, 7), u16_at(&bytes, 8)), (0x0908, 0));
+        assert_eq!((u32_at(&bytes, 5), u32_at(&bytes, 6)), (0x0908_0706, 0));
+        assert_eq!((u64_at(&bytes, 1), u64_at(&bytes, 2)), (0x0908_0706_0504_0302, 0));
+        assert_eq!(u64_at(&bytes, usize::MAX), 0);
+    }
 
     #[test]
     fn xens_part_of_the_address_space_is_refused() {

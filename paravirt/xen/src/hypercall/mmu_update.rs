@@ -33,13 +33,14 @@ impl Call for MmuUpdate {
         let mut result = Ok(());
         let mut done = 0;
         let mut pause = false;
+        let mut request = [0; UPDATE_SIZE as usize];
         while done < count {
             pause = vcpu.should_pause(done);
             if pause {
                 break;
             }
             let at = requests.wrapping_add(done * UPDATE_SIZE);
-            result = bytes::read::<16>(cpu, at).and_then(|request| {
+            result = bytes::read_into(cpu, at, &mut request).and_then(|()| {
                 let (target, value) = (bytes::u64_at(&request, 0), bytes::u64_at(&request, 8));
                 update(vcpu, cpu, target, value)
             });

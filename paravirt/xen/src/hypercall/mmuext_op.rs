@@ -24,14 +24,15 @@ impl Call for MmuextOp {
             return Err(Errno::ESRCH);
         }
         let (mut result, mut done, mut pause) = (Ok(()), 0, false);
+        let mut operation = [0; ext::SIZE as usize];
         while done < count {
             pause = vcpu.should_pause(done);
             if pause {
                 break;
             }
             let at = operations.wrapping_add(done * ext::SIZE);
-            result = bytes::read::<{ ext::SIZE as usize }>(cpu, at)
-                .and_then(|operation| vcpu.extended(cpu, &operation));
+            result = bytes::read_into(cpu, at, &mut operation)
+                .and_then(|()| vcpu.extended(cpu, &operation));
             if result.is_err() {
                 break;
             }
@@ -49,7 +50,11 @@ impl Call for MmuextOp {
 }
 
 impl XenVcpu {
-    fn extended(&mut self, cpu: &mut dyn GuestCpu, operation: &[u8]) -> Result<(), Errno> {
+    fn extended(
+        &mut self,
+        cpu: &mut dyn GuestCpu,
+        operation: &[u8; ext::SIZE as usize],
+    ) -> Result<(), Errno> {
         let command = bytes::u32_at(operation, 0);
         let (first, second) = (bytes::u64_at(operation, 8), bytes::u64_at(operation, 16));
         match command {

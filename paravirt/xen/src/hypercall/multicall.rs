@@ -21,12 +21,13 @@ impl Call for Multicall {
         let [entries, count, ..] = arguments;
         let count = count & 0xffff_ffff;
         let mut flow = Flow::Guest;
+        let mut entry = [0; ENTRY as usize];
         for index in 0..count {
             let at = entries.wrapping_add(index * ENTRY);
             if vcpu.should_pause(index) {
                 return Ok(Answer::Again([at, count - index, 0, 0, 0, 0]));
             }
-            let entry = bytes::read::<{ ENTRY as usize }>(cpu, at)?;
+            bytes::read_into(cpu, at, &mut entry)?;
             let number = bytes::u64_at(&entry, 0);
             let arguments = std::array::from_fn(|argument| {
                 bytes::u64_at(&entry, ARGUMENTS as usize + argument * 8)

@@ -514,6 +514,7 @@ impl Tlb {
     }
 
     /// A number that changes whenever translations may have been dropped.
+    #[inline]
     pub fn changes(&self) -> u64 {
         self.changes
     }
