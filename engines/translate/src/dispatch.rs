@@ -246,7 +246,6 @@ impl Translator {
     /// The entry of the block at the instruction pointer for code that came through a jump cache,
     /// which remembers it.
     pub(crate) fn enter_from_anywhere(&mut self, block: u32) -> u64 {
-        self.head.slots.vectors_held = 0;
         let set = self.head.cpu.mmu_index;
         let bank = self.head.cpu.tlb.current_bank();
         let rip = self.head.cpu.native.gpr[RIP];
@@ -254,9 +253,8 @@ impl Translator {
         let (external, Key { mode, tail, groups, .. }) = (block.start, block.key());
         let mode = mode & !CODE_SEEN;
         let code_page = block.variant.code_page();
-        self.expect_views(mode);
+        self.arrive_from_anywhere(mode);
         if self.options.apart || !groups {
-            self.head.slots.scratch[0] = rip;
             return external;
         }
         if self.jump_modes[bank][set] != mode {
@@ -264,7 +262,6 @@ impl Translator {
             self.head.cpu.tlb.clear_jumps(set);
         }
         self.head.cpu.tlb.set_jump(set, rip, tail != 0, external as usize, code_page);
-        self.head.slots.scratch[0] = rip;
         external
     }
 
@@ -293,8 +290,11 @@ impl Translator {
         Some((mode, entry as u64))
     }
 
-    /// Prepares for code of a mode, which may reach operands through views.
-    fn expect_views(&mut self, mode: u32) {
+    /// Prepares for an entry from anywhere, at the instruction pointer, of code of a mode, which may reach operands through
+    /// views.
+    fn arrive_from_anywhere(&mut self, mode: u32) {
+        self.head.slots.vectors_held = 0;
+        self.head.slots.scratch[0] = self.head.cpu.native.gpr[RIP];
         if mode & VIEWS != 0 {
             self.seeing[self.head.cpu.tlb.current_bank()] = true;
             self.head.slots.sees = 1;
@@ -305,7 +305,7 @@ impl Translator {
     /// twenty nanoseconds.
     ///
     /// Code that reaches operands through views would reach the monitor's memory without. It begins to run in a bank
-    /// only if [`Translator::expect_views`] has been told of such a mode there: in this run, or before, and then
+    /// only if [`Translator::arrive_from_anywhere`] has been told of such a mode there: in this run, or before, and then
     /// the jump caches of the bank are filled for a mode with views, until they are emptied for one without. Once there is
     /// such code in a run, there is until its end, however banks change.
     fn see_nothing(&mut self) {
@@ -410,9 +410,7 @@ impl Engine for Translator {
             self.keep_current();
             if let Some((mode, entry)) = self.known_entry() {
                 self.begin_run();
-                self.expect_views(mode);
-                self.head.slots.vectors_held = 0;
-                self.head.slots.scratch[0] = self.head.cpu.native.gpr[RIP];
+                self.arrive_from_anywhere(mode);
                 if let Some(stop) = self.run_from(platform, entry) {
                     return stop;
                 }
